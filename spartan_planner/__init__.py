@@ -1,0 +1,1 @@
+"""Spartan Planner: ask for milliseconds on your device; get a pruned ONNX model that delivers."""

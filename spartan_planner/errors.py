@@ -1,0 +1,50 @@
+"""The planner's part of the error tree whose root is in :mod:`cost_models.errors`."""
+
+from cost_models.errors import (
+    CostModelError,
+    DocumentError,
+    SpartanPlannerError,
+    UnknownNameError,
+)
+
+__all__ = [
+    "CostModelError",
+    "DocumentError",
+    "ExportError",
+    "InfeasibleBudgetError",
+    "ModelError",
+    "PlanError",
+    "SpartanPlannerError",
+    "TrainingError",
+    "TransportError",
+    "UnknownNameError",
+    "UsageError",
+]
+
+
+class UsageError(SpartanPlannerError):
+    """An option or argument that cannot be understood."""
+
+
+class ModelError(SpartanPlannerError):
+    """A model that cannot be found, built or run."""
+
+
+class TransportError(SpartanPlannerError):
+    """Values, costs or a budget for which soft or hard top-k is not defined."""
+
+
+class PlanError(SpartanPlannerError):
+    """A plan that cannot be made, or that does not belong to this model or profile."""
+
+
+class InfeasibleBudgetError(PlanError):
+    """A budget below what any plan can reach."""
+
+
+class TrainingError(SpartanPlannerError):
+    """Training cannot go on."""
+
+
+class ExportError(SpartanPlannerError):
+    """A model that cannot be exported, or whose export does not compute the same."""
