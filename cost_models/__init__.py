@@ -1,1 +1,52 @@
-"""What a block of a layer costs on a device; imports neither torch nor the planner."""
+"""What a block of a layer costs on a device.
+
+A leaf package: it imports neither torch nor the planner, so that it serves on the target device.
+"""
+
+from cost_models.device_profile import (
+    Device,
+    DeviceProfile,
+    LayerTiming,
+    Provenance,
+    Runtime,
+    Sample,
+    SparseTiming,
+)
+from cost_models.documents import read_document, write_document
+from cost_models.errors import (
+    CostModelError,
+    DocumentError,
+    SpartanPlannerError,
+    UnknownNameError,
+)
+from cost_models.layout import Layout, LayoutKind
+from cost_models.linear_cost import LinearCost
+from cost_models.protocol import CostModel
+from cost_models.registry import cost_model, cost_model_names
+from cost_models.workload import LayerShape, LayerWorkload, UnpricedOperation, Workload
+
+__all__ = [
+    "CostModel",
+    "CostModelError",
+    "Device",
+    "DeviceProfile",
+    "DocumentError",
+    "LayerShape",
+    "LayerTiming",
+    "LayerWorkload",
+    "Layout",
+    "LayoutKind",
+    "LinearCost",
+    "Provenance",
+    "Runtime",
+    "Sample",
+    "SparseTiming",
+    "SpartanPlannerError",
+    "UnknownNameError",
+    "UnpricedOperation",
+    "Workload",
+    "cost_model",
+    "cost_model_names",
+    "read_document",
+    "write_document",
+]

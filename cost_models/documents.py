@@ -1,0 +1,200 @@
+"""YAML documents: read into frozen dataclasses with nothing unknown let through, written whole.
+
+A document is a frozen dataclass whose first field is ``schema_version``.  Reading checks every key
+and every value; what is wrong is named by file, path inside the file, what was found and what is
+allowed.  Writing goes through a temporary file in the same folder, so that a file appears whole or
+not at all.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+
+from cost_models.errors import DocumentError
+
+MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
+"""A larger YAML file is refused unread: no profile, plan or workload comes near it."""
+
+_Document = TypeVar("_Document")
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def document(cls: type[_Document]) -> type[_Document]:
+    """Class decorator: this frozen dataclass is read with unknown keys refused, types exact."""
+    return with_config(_STRICT)(cls)
+
+
+@cache
+def _adapter(cls: Any) -> TypeAdapter[Any]:  # noqa: ANN401 - any type can be a document
+    return TypeAdapter(cls)
+
+
+def read_document(path: Path, cls: type[_Document], kind: str) -> _Document:
+    """Read the YAML file ``path`` as ``cls``.
+
+    Args:
+        path: the file.
+        cls: a frozen dataclass decorated with :func:`document`.
+        kind: what a user calls it ("profile", "plan", "workload"); used in messages.
+
+    Raises:
+        DocumentError: the file is missing, too large, not YAML, or does not fit ``cls``.
+    """
+    return parse_document(_read_text(path, kind), cls, f"{kind} {path}")
+
+
+def parse_document(text: str, cls: type[_Document], origin: str) -> _Document:
+    """Parse YAML ``text`` as ``cls``; ``origin`` names it in messages.
+
+    Raises:
+        DocumentError: the text is not YAML or does not fit ``cls``.
+    """
+    try:
+        as_json = json.dumps(yaml.load(text, Loader=_Loader))
+    except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise DocumentError(f"{origin} is not a plain YAML document: {reason}") from error
+    try:
+        parsed: _Document = _adapter(cls).validate_json(as_json)
+    except ValidationError as error:
+        raise DocumentError(_first_problem(error, origin)) from error
+    return parsed
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that also reads floats such as ``1e-05``, refuses repeated keys and aliases."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if not isinstance(key, str):
+                raise yaml.YAMLError(f"keys must be text, found {key!r} at{node.start_mark}")
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"key {key!r} appears twice at{node.start_mark}")
+        return super().construct_mapping(node, deep)
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        # An alias can make a small file unfold into an enormous one.
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not allowed")
+        return super().compose_node(parent, index)
+
+
+def _read_text(path: Path, kind: str) -> str:
+    try:
+        if path.stat().st_size > MAX_DOCUMENT_BYTES:
+            raise DocumentError(
+                f"{kind} {path} has {path.stat().st_size} bytes; at most {MAX_DOCUMENT_BYTES} "
+                "are read: is it the right file?"
+            )
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise DocumentError(f"{kind} {path} does not exist; check the path") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DocumentError(f"{kind} {path} cannot be read as text: {error}") from error
+
+
+def _first_problem(error: ValidationError, origin: str) -> str:
+    first = error.errors(include_url=False)[0]
+    where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in first["loc"]).lstrip(".")
+    found = repr(first["input"])
+    found = found if len(found) <= 80 else f"{found[:77]}..."
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{origin}: at {where or 'the top'}: found {found}: {message}{more}"
+
+
+def to_plain(value: object) -> Any:  # noqa: ANN401 - a tree of dicts, lists and scalars
+    """Return ``value`` (a document or part of one) as dicts, lists and scalars."""
+    return _adapter(type(value)).dump_python(value, mode="json")
+
+
+def dump_document(value: object) -> str:
+    """Return the YAML text of a document, keys in the order of the fields."""
+    text: str = yaml.dump(
+        to_plain(value), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100
+    )
+    return text
+
+
+class _Dumper(yaml.SafeDumper):
+    """Lists of scalars on one line, everything else in blocks: short and diffable."""
+
+
+def _represent_list(dumper: yaml.SafeDumper, data: list[Any]) -> yaml.Node:
+    flat = not any(isinstance(item, list | dict) for item in data)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=flat)
+
+
+def _represent_float(dumper: yaml.SafeDumper, data: float) -> yaml.Node:
+    # YAML 1.1 reads "1e-05" as text; a float needs a point in its mantissa.
+    text = repr(data)
+    if "e" in text and "." not in text:
+        text = text.replace("e", ".0e")
+    return dumper.represent_scalar("tag:yaml.org,2002:float", text)
+
+
+_Dumper.add_representer(list, _represent_list)
+_Dumper.add_representer(float, _represent_float)
+
+
+def write_document(path: Path, value: object) -> None:
+    """Write ``value`` as YAML to ``path``, whole or not at all.
+
+    Raises:
+        DocumentError: the file cannot be written.
+    """
+    text = dump_document(value)
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write plain data as indented JSON to ``path``, whole or not at all.
+
+    Raises:
+        DocumentError: the file cannot be written.
+    """
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Call ``write`` with a temporary path beside ``path``, sync it to disk and rename it.
+
+    Raises:
+        DocumentError: the folder or the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _temporary_beside(path) as temporary:
+            write(temporary)
+            with temporary.open("rb") as stream:
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+    except OSError as error:
+        raise DocumentError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def _temporary_beside(path: Path) -> Iterator[Path]:
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    # mkstemp makes private files; a written document has the mode any new file would have.
+    umask = os.umask(0)
+    os.umask(umask)
+    temporary.chmod(0o666 & ~umask)
+    try:
+        yield temporary
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()

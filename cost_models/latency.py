@@ -1,0 +1,62 @@
+"""Cost in milliseconds, from what a profile measured on the device."""
+
+from cost_models.device_profile import DeviceProfile, LayerTiming
+from cost_models.errors import CostModelError
+from cost_models.layout import Layout
+from cost_models.linear_cost import LinearCost
+from cost_models.workload import LayerWorkload, Workload
+
+
+class LatencyCost:
+    """Time of one forward pass at the batch size of the workload, as measured."""
+
+    name = "latency"
+    unit = "ms"
+    needs_profile = True
+
+    def dense_cost(self, layer: LayerWorkload, profile: DeviceProfile | None) -> float:
+        """Measured time of the dense form, times the uses of the weight."""
+        return _timing(layer, profile).dense_ms * layer.num_uses
+
+    def linear_cost(
+        self, layer: LayerWorkload, layout: Layout, profile: DeviceProfile | None
+    ) -> LinearCost:
+        """Fitted time of the lowered form, times the uses of the weight."""
+        timing = _timing(layer, profile)
+        for sparse in timing.sparse:
+            if sparse.layout == str(layout):
+                uses = layer.num_uses
+                return LinearCost(
+                    timing.dense_ms * uses,
+                    sparse.fixed_ms * uses,
+                    sparse.per_block_ms * uses,
+                    self.unit,
+                )
+        measured = ", ".join(sparse.layout for sparse in timing.sparse) or "no layout"
+        raise CostModelError(
+            f"the profile has no time for layer {layer.name} in layout {layout}; "
+            f"for this shape it measured {measured}"
+        )
+
+    def rest(self, workload: Workload, profile: DeviceProfile | None) -> float:  # noqa: ARG002
+        """Overhead of one run that no layer accounts for."""
+        return _require(profile).run_overhead_ms
+
+
+def _require(profile: DeviceProfile | None) -> DeviceProfile:
+    if profile is None:
+        raise CostModelError(
+            "latency depends on the device; give a profile made by 'spartan-planner profile'"
+        )
+    return profile
+
+
+def _timing(layer: LayerWorkload, profile: DeviceProfile | None) -> LayerTiming:
+    known = _require(profile)
+    timing = known.timing(layer.shape)
+    if timing is None:
+        raise CostModelError(
+            f"profile {known.name!r} has no measurement for layer {layer.name} "
+            f"({layer.shape.label()}); profile the workload of this model on the device"
+        )
+    return timing

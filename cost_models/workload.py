@@ -1,0 +1,187 @@
+"""What a model's weights do in one forward pass: the description that needs no torch."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from cost_models.documents import document
+from cost_models.errors import UnknownNameError
+
+WORKLOAD_SCHEMA_VERSION = 1
+
+Op = Literal[
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+    "linear",
+    "embedding",
+]
+"""Operations that consume weights.  ``linear`` stands for every product of a weight matrix with
+activations (linear, addmm, mm, bmm)."""
+
+
+@document
+@dataclass(frozen=True)
+class LayerShape:
+    """All that the time of a layer depends on, besides the device: the key of a measurement.
+
+    Attributes:
+        op: the operation.
+        weight_shape: ``[out, in / groups, *kernel]``; of a transposed convolution
+            ``[in, out / groups, *kernel]``; of a linear layer ``[out, in]``.
+        input_shape: shape of the activation it reads, batch first.
+        groups: groups of a convolution.
+        stride, padding, dilation: of a convolution, one figure per spatial dimension.
+        has_bias: whether a bias is added.
+        dtype: of the weight.
+    """
+
+    op: Op
+    weight_shape: tuple[int, ...]
+    input_shape: tuple[int, ...]
+    groups: int = 1
+    stride: tuple[int, ...] = ()
+    padding: tuple[int, ...] = ()
+    dilation: tuple[int, ...] = ()
+    has_bias: bool = False
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        """Refuse shapes that no layer can have."""
+        for name in ("weight_shape", "input_shape", "stride", "dilation"):
+            if any(size < 1 for size in getattr(self, name)):
+                raise ValueError(f"{name} must hold positive sizes")
+        if len(self.weight_shape) < 2:
+            raise ValueError("weight_shape must have at least two dimensions")
+        if self.groups < 1:
+            raise ValueError("groups must be at least 1")
+        if any(size < 0 for size in self.padding):
+            raise ValueError("padding must not be negative")
+
+    @property
+    def num_weights(self) -> int:
+        """Number of elements of the weight."""
+        return math.prod(self.weight_shape)
+
+    @property
+    def is_convolution(self) -> bool:
+        """Whether the layer slides a kernel (transposed convolutions included)."""
+        return self.op.startswith("conv")
+
+    def label(self) -> str:
+        """Short text for tables, such as ``conv2d 256x256x3x3 @ 8x8``."""
+        weight = "x".join(map(str, self.weight_shape))
+        if self.is_convolution:
+            place = "x".join(map(str, self.input_shape[2:]))
+        else:
+            place = "x".join(map(str, self.input_shape[:-1]))
+        return f"{self.op} {weight} @ {place or '1'}"
+
+
+@document
+@dataclass(frozen=True)
+class LayerWorkload:
+    """What one prunable or fixed weight does in one forward pass.
+
+    Attributes:
+        name: the parameter's name in the model.
+        shape: what its time depends on.
+        positions: output positions at which each weight element is used, per sample, summed over
+            the uses of a tied weight.
+        num_uses: how many operations of one forward pass consume the weight.
+        prunable: whether a plan may prune it.
+    """
+
+    name: str
+    shape: LayerShape
+    positions: int
+    num_uses: int = 1
+    prunable: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse figures that no forward pass can have."""
+        if self.positions < 1 or self.num_uses < 1:
+            raise ValueError("positions and num_uses must be at least 1")
+
+    @property
+    def num_weights(self) -> int:
+        """Number of elements of the weight."""
+        return self.shape.num_weights
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds per sample: elements times positions; none for a table look-up."""
+        return 0 if self.shape.op == "embedding" else self.num_weights * self.positions
+
+
+@document
+@dataclass(frozen=True)
+class UnpricedOperation:
+    """An operation whose cost no figure of this workload contains.
+
+    Attributes:
+        op: the operation's name.
+        num_calls: calls in one forward pass.
+        num_output_elements: elements it writes in one forward pass.
+    """
+
+    op: str
+    num_calls: int
+    num_output_elements: int
+
+
+@document
+@dataclass(frozen=True)
+class Workload:
+    """A model as everything without torch sees it.
+
+    Attributes:
+        schema_version: version of this document.
+        model: the name the user gave.
+        fingerprint: SHA-256 over names and shapes of all parameters.
+        num_parameters: elements of all parameters, the ones outside ``layers`` included.
+        layers: every weight that an operation consumes, in the order of first use.
+        unpriced: operations that no layer's figure contains.
+    """
+
+    schema_version: Literal[1]
+    model: str
+    fingerprint: str
+    num_parameters: int
+    layers: tuple[LayerWorkload, ...]
+    unpriced: tuple[UnpricedOperation, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse workloads that contradict themselves."""
+        names = [layer.name for layer in self.layers]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"layer {repeated[0]!r} appears twice")
+        if sum(layer.num_weights for layer in self.layers) > self.num_parameters:
+            raise ValueError("the layers hold more weights than num_parameters says")
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of all layers per sample."""
+        return sum(layer.macs for layer in self.layers)
+
+    def layer(self, name: str) -> LayerWorkload:
+        """Return the layer of that name.
+
+        Raises:
+            UnknownNameError: there is none.
+        """
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        raise UnknownNameError(f"the model {self.model} has no layer {name!r}")
+
+    def shape_counts(self) -> dict[LayerShape, int]:
+        """Return the distinct shapes with the number of uses of each, in order of first use."""
+        counts: dict[LayerShape, int] = {}
+        for layer in self.layers:
+            counts[layer.shape] = counts.get(layer.shape, 0) + layer.num_uses
+        return counts

@@ -1,0 +1,132 @@
+"""Putting lowered forms into an ONNX graph."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from cost_models import Layout
+from spartan_planner.errors import ExportError
+from spartan_planner.lowering.convolution import PackedConvolution, pack_convolution
+
+
+@dataclass(frozen=True)
+class LoweredLayer:
+    """What became of one layer.
+
+    Attributes:
+        name: name of its weight.
+        num_groups: groups of outputs that read inputs of their own.
+        num_inputs_per_group: inputs that each group reads.
+        num_inputs: inputs of the original layer.
+    """
+
+    name: str
+    num_groups: int
+    num_inputs_per_group: int
+    num_inputs: int
+
+
+def lower_graph(model: ir.Model, layouts: Mapping[str, Layout]) -> tuple[LoweredLayer, ...]:
+    """Lower, in place, the convolutions whose weights ``layouts`` names.
+
+    A convolution whose groups need all inputs stays as it is, since gathering would only cost.
+
+    Args:
+        model: the graph; its named weights hold zeros where blocks were pruned.
+        layouts: weight name to the tile layout it was pruned in.
+
+    Returns:
+        One entry per lowered convolution, in graph order.
+
+    Raises:
+        ExportError: a named weight is not the constant weight of a plain convolution.
+    """
+    nodes = _convolutions_by_weight(model.graph)
+    missing = sorted(set(layouts) - set(nodes))
+    if missing:
+        raise ExportError(
+            f"the exported graph has no plain convolution with the weight {missing[0]!r} "
+            f"(found: {', '.join(sorted(nodes)) or 'none'}); keep that layer dense in the plan"
+        )
+    lowered = [
+        _lower_node(model.graph, node, layouts[name])
+        for name, node in nodes.items()
+        if name in layouts
+    ]
+    return tuple(layer for layer in lowered if layer is not None)
+
+
+def _convolutions_by_weight(graph: ir.Graph) -> dict[str, ir.Node]:
+    found = {}
+    for node in graph:
+        if node.op_type != "Conv" or node.domain != "":
+            continue
+        weight = node.inputs[1]
+        groups = node.attributes.get_int("group", 1)
+        if groups == 1 and weight is not None and weight.const_value is not None:
+            found[str(weight.name)] = node
+    return found
+
+
+def _lower_node(graph: ir.Graph, node: ir.Node, layout: Layout) -> LoweredLayer | None:
+    weight, source = node.inputs[1], node.inputs[0]
+    assert weight is not None
+    assert weight.const_value is not None
+    assert source is not None
+    name = str(weight.name)
+    dense = weight.const_value.numpy()
+    packed = pack_convolution(dense, layout.tile_outputs, max(1, layout.balanced_step))
+    if packed.num_inputs_per_group == dense.shape[1]:
+        return None
+    gather = ir.node(
+        "Gather",
+        [source, _constant(graph, packed.inputs, f"{name}.inputs")],
+        {"axis": 1},
+        name=f"{name}.gather",
+    )
+    graph.insert_before(node, gather)
+    node.replace_input_with(0, gather.outputs[0])
+    node.replace_input_with(1, _constant(graph, packed.weight, f"{name}.packed"))
+    node.attributes["group"] = ir.AttrInt64("group", packed.num_groups)
+    if packed.has_padded_outputs:
+        _cut_padded_outputs(graph, node, packed, name)
+    if not weight.uses() and not weight.is_graph_output():
+        graph.initializers.pop(name)
+    return LoweredLayer(name, packed.num_groups, packed.num_inputs_per_group, dense.shape[1])
+
+
+def _cut_padded_outputs(
+    graph: ir.Graph, node: ir.Node, packed: PackedConvolution, name: str
+) -> None:
+    """Fill the bias of the last group with zeros and slice the added outputs off again."""
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if bias is not None:
+        if bias.const_value is None:
+            raise ExportError(f"the bias of layer {name!r} is not constant; keep it dense")
+        values = bias.const_value.numpy()
+        filled = np.zeros(packed.weight.shape[0], values.dtype)
+        filled[: packed.num_outputs] = values
+        node.replace_input_with(2, _constant(graph, filled, f"{name}.bias"))
+    output = node.outputs[0]
+    bounds = [
+        _constant(graph, np.array([figure], np.int64), f"{name}.slice_{part}")
+        for part, figure in (("start", 0), ("end", packed.num_outputs), ("axis", 1))
+    ]
+    cut = ir.node("Slice", [output, *bounds], name=f"{name}.slice")
+    cut.outputs[0].type = output.type
+    output.replace_all_uses_with(cut.outputs[0], replace_graph_outputs=True)
+    cut.replace_input_with(0, output)
+    # The graph's value keeps the outer name, since a user may read a graph output by it.
+    output.name, cut.outputs[0].name = f"{name}.padded", output.name
+    output.shape = None
+    graph.insert_after(node, cut)
+
+
+def _constant(graph: ir.Graph, array: np.ndarray, name: str) -> ir.Value:
+    value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
+    value.shape = ir.Shape(array.shape)
+    value.dtype = ir.tensor(array).dtype
+    graph.register_initializer(value)
+    return value
