@@ -14,6 +14,7 @@ __all__ = [
     "InfeasibleBudgetError",
     "ModelError",
     "PlanError",
+    "ProfileError",
     "SpartanPlannerError",
     "TrainingError",
     "TransportError",
@@ -32,6 +33,10 @@ class ModelError(SpartanPlannerError):
 
 class TransportError(SpartanPlannerError):
     """Values, costs or a budget for which soft or hard top-k is not defined."""
+
+
+class ProfileError(SpartanPlannerError):
+    """A device that cannot be measured as asked."""
 
 
 class PlanError(SpartanPlannerError):

@@ -1,0 +1,170 @@
+"""Names of models and of example inputs, as users write them, turned into objects."""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spartan_planner.errors import ModelError, UsageError
+
+DEFAULT_SEED = 0
+
+
+def load_model(name: str, seed: int = DEFAULT_SEED) -> nn.Module:
+    """Build the model that ``name`` stands for, its random weights fixed by ``seed``.
+
+    Args:
+        name: ``torchvision:NAME``, ``timm:NAME`` or ``package.module:factory``, the last found on
+            the import path and in the current folder and called without arguments.
+        seed: of torch's generator before the model is built.
+
+    Raises:
+        ModelError: no such package, module, factory or model, or it fails to build.
+    """
+    source, separator, rest = name.partition(":")
+    if not separator or not source or not rest:
+        raise ModelError(
+            f"model {name!r} is not known; write torchvision:NAME, timm:NAME or "
+            "package.module:factory"
+        )
+    torch.manual_seed(seed)
+    match source:
+        case "torchvision":
+            return _from_torchvision(rest)
+        case "timm":
+            return _from_timm(rest)
+        case _:
+            return _from_factory(name)
+
+
+def load_object(name: str, purpose: str) -> Any:  # noqa: ANN401 - whatever the user's module holds
+    """Import ``package.module:attribute``, the current folder included.
+
+    Raises:
+        UsageError: the module or the attribute does not exist or fails to import.
+    """
+    module_name, _, attribute = name.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise UsageError(
+            f"{purpose} {name!r}: cannot import {module_name!r} ({error}); it is looked for on "
+            "PYTHONPATH and in the current folder"
+        ) from error
+    if not attribute or not hasattr(module, attribute):
+        offered = [key for key, item in vars(module).items() if callable(item) and key[0] != "_"]
+        hint = _hint(attribute, offered)
+        raise UsageError(f"{purpose} {name!r}: module {module_name!r} has no {attribute!r}{hint}")
+    return getattr(module, attribute)
+
+
+def _hint(wrong: str, offered: list[str]) -> str:
+    close = difflib.get_close_matches(wrong, offered, 3)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def _from_factory(name: str) -> nn.Module:
+    try:
+        factory = load_object(name, "model")
+    except UsageError as error:
+        raise ModelError(str(error)) from error
+    model = _build(name, factory)
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"model {name!r} returned {type(model).__name__}; it must return a torch.nn.Module"
+        )
+    return model
+
+
+def _from_torchvision(name: str) -> nn.Module:
+    models = _import_extra("torchvision.models", "torchvision")
+    if name not in models.list_models():
+        close = _hint(name, models.list_models())
+        raise ModelError(f"torchvision has no model {name!r}{close}")
+    return _build(name, lambda: models.get_model(name, weights=None))
+
+
+def _from_timm(name: str) -> nn.Module:
+    timm = _import_extra("timm", "timm")
+    if not timm.is_model(name):
+        raise ModelError(f"timm has no model {name!r}{_hint(name, timm.list_models())}")
+    return _build(name, lambda: timm.create_model(name, pretrained=False))
+
+
+def _import_extra(module: str, package: str) -> Any:  # noqa: ANN401 - a module
+    try:
+        return importlib.import_module(module)
+    except Exception as error:
+        raise ModelError(
+            f"{package} cannot be imported ({error}); install it with "
+            "pip install 'spartan-planner[models]'"
+        ) from error
+
+
+def _build(name: str, factory: Callable[[], Any]) -> Any:  # noqa: ANN401 - checked by the caller
+    try:
+        return factory()
+    except Exception as error:
+        raise ModelError(f"model {name!r} fails to build: {error}") from error
+
+
+def parse_input_shape(text: str) -> tuple[Tensor, ...]:
+    """Return standard normal inputs of the shape ``1,3,224,224``; several split by ``;``.
+
+    Raises:
+        UsageError: the text is not a list of positive numbers.
+    """
+    try:
+        shapes = [tuple(int(size) for size in part.split(",")) for part in text.split(";")]
+    except ValueError:
+        shapes = []
+    if not shapes or any(size < 1 for shape in shapes for size in shape):
+        raise UsageError(
+            f"input shape {text!r} is not understood; write positive sizes with commas, "
+            "such as 1,3,224,224"
+        )
+    generator = torch.Generator().manual_seed(DEFAULT_SEED)
+    return tuple(torch.randn(shape, generator=generator) for shape in shapes)
+
+
+def read_example_inputs(path: Path) -> tuple[Tensor, ...]:
+    """Read example inputs from an ``.npy`` file, or an ``.npz`` file in its own order.
+
+    Raises:
+        UsageError: the file is missing or holds no plain arrays.
+    """
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        arrays = [loaded] if isinstance(loaded, np.ndarray) else [loaded[key] for key in loaded]
+        tensors = tuple(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
+    except (OSError, ValueError, TypeError) as error:
+        raise UsageError(f"example inputs {path} cannot be read: {error}") from error
+    if not tensors:
+        raise UsageError(f"example inputs {path} hold no array")
+    return tensors
+
+
+def example_inputs(input_shape: str | None, inputs: Path | None) -> tuple[Tensor, ...]:
+    """Return example inputs from ``--input-shape`` or ``--inputs``, exactly one of them given.
+
+    Raises:
+        UsageError: neither or both are given, or the given one cannot be understood.
+    """
+    if (input_shape is None) == (inputs is None):
+        raise UsageError(
+            "the model must be run once: give either --input-shape 1,3,224,224 or "
+            "--inputs with an .npy or .npz file"
+        )
+    if input_shape is not None:
+        return parse_input_shape(input_shape)
+    assert inputs is not None
+    return read_example_inputs(inputs)

@@ -1,0 +1,33 @@
+"""What is measured of a layer: its dense form, and its lowered forms at several densities."""
+
+from collections.abc import Sequence
+
+from cost_models import LayerShape, Layout, LayoutKind
+
+GROUP_SIZES = (32, 64, 128)
+DENSITIES = (1 / 8, 1 / 4, 1 / 2, 3 / 4)
+STEP = 16
+"""Inputs per rank slice.  Runtimes block channels by 8 or 16 (their vector width); a group whose
+inputs are not a multiple runs in a path that is up to twice as slow (docs/measurements.md)."""
+
+_LOWERABLE = ("conv1d", "conv2d", "conv3d")
+
+
+def candidate_layouts(shape: LayerShape) -> tuple[Layout, ...]:
+    """Return the layouts in which a layer of this shape can be lowered without padding."""
+    if shape.op not in _LOWERABLE or shape.groups != 1:
+        return ()
+    outputs, inputs = shape.weight_shape[:2]
+    if inputs % STEP or inputs < 2 * STEP:
+        return ()
+    return tuple(
+        Layout(LayoutKind.TILE, size, 1, STEP) for size in GROUP_SIZES if outputs % size == 0
+    )
+
+
+def kept_block_counts(
+    shape: LayerShape, layout: Layout, densities: Sequence[float] = DENSITIES
+) -> tuple[int, ...]:
+    """Return the numbers of kept blocks that come nearest to the densities, at least one."""
+    num_blocks = layout.num_blocks(shape.weight_shape)
+    return tuple(max(1, round(density * num_blocks)) for density in densities)
