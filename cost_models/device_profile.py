@@ -5,6 +5,7 @@ from typing import Literal
 
 from cost_models.documents import document
 from cost_models.layout import Layout
+from cost_models.linear_cost import LinearCost
 from cost_models.workload import LayerShape
 
 PROFILE_SCHEMA_VERSION = 1
@@ -130,6 +131,20 @@ class LayerTiming:
         """Refuse times that are not positive."""
         if self.dense_ms <= 0:
             raise ValueError("dense_ms must be positive")
+
+    def linear_cost(self, sparse: SparseTiming, num_uses: int = 1) -> LinearCost:
+        """Return the linear cost of one of the sparse forms, for a weight used so many times."""
+        return LinearCost(
+            dense=self.dense_ms * num_uses,
+            fixed=sparse.fixed_ms * num_uses,
+            per_block=sparse.per_block_ms * num_uses,
+            unit="ms",
+        )
+
+    def break_even_density(self, sparse: SparseTiming) -> float:
+        """Return the density under which that sparse form beats the dense one."""
+        num_blocks = Layout.parse(sparse.layout).num_whole_blocks(self.shape.weight_shape)
+        return self.linear_cost(sparse).break_even_density(num_blocks)
 
 
 @document

@@ -11,7 +11,6 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,9 +31,13 @@ def document(cls: type[_Document]) -> type[_Document]:
     return with_config(_STRICT)(cls)
 
 
-@cache
-def _adapter(cls: Any) -> TypeAdapter[Any]:  # noqa: ANN401 - any type can be a document
-    return TypeAdapter(cls)
+_ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}
+
+
+def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
+    if cls not in _ADAPTERS:
+        _ADAPTERS[cls] = TypeAdapter(cls)
+    return _ADAPTERS[cls]
 
 
 def read_document(path: Path, cls: type[_Document], kind: str) -> _Document:

@@ -25,13 +25,7 @@ class LatencyCost:
         timing = _timing(layer, profile)
         for sparse in timing.sparse:
             if sparse.layout == str(layout):
-                uses = layer.num_uses
-                return LinearCost(
-                    timing.dense_ms * uses,
-                    sparse.fixed_ms * uses,
-                    sparse.per_block_ms * uses,
-                    self.unit,
-                )
+                return timing.linear_cost(sparse, layer.num_uses)
         measured = ", ".join(sparse.layout for sparse in timing.sparse) or "no layout"
         raise CostModelError(
             f"the profile has no time for layer {layer.name} in layout {layout}; "

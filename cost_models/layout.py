@@ -13,6 +13,9 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cost_models.errors import UnknownNameError
 
 
@@ -91,6 +94,21 @@ class Layout:
             return math.ceil(inputs / self.balanced_step)
         return math.ceil(outputs / self.tile_outputs) * math.ceil(inputs / self.tile_inputs)
 
+    def block_sizes(self, weight_shape: tuple[int, ...]) -> NDArray[np.float64]:
+        """Size of each block in whole ones, in position order: below 1 where it is ragged."""
+        if self.kind is LayoutKind.ELEMENT:
+            return np.ones(math.prod(weight_shape))
+        outputs, inputs = weight_shape[:2]
+        if self.balanced_step:
+            return _sizes_along(inputs, self.balanced_step)
+        rows = _sizes_along(outputs, self.tile_outputs)
+        return np.outer(rows, _sizes_along(inputs, self.tile_inputs)).reshape(-1)
+
     def num_whole_blocks(self, weight_shape: tuple[int, ...]) -> float:
         """Size of the weight in whole blocks; a ragged block counts for what it contains."""
         return math.prod(weight_shape) / self.num_elements_per_block(weight_shape)
+
+
+def _sizes_along(length: int, tile: int) -> NDArray[np.float64]:
+    whole, remainder = divmod(length, min(tile, length))
+    return np.array([1.0] * whole + [remainder / min(tile, length)] * (remainder > 0))

@@ -98,13 +98,13 @@ class _Recorder(TorchDispatchMode):
     unpriced: dict[str, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._names = {
             _storage(parameter): (name, parameter)
             for name, parameter in self.model.named_parameters()
         }
 
-    def __torch_dispatch__(  # type: ignore[no-untyped-def,override]
+    def __torch_dispatch__(  # type: ignore[no-untyped-def]
         self,
         func,  # noqa: ANN001
         types: Sequence[type],
@@ -137,7 +137,7 @@ class _Recorder(TorchDispatchMode):
 
 
 def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)
 
 
 def _layer(name: str, uses: list[_Use]) -> LayerWorkload:

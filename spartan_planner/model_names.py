@@ -90,14 +90,16 @@ def _from_torchvision(name: str) -> nn.Module:
     if name not in models.list_models():
         close = _hint(name, models.list_models())
         raise ModelError(f"torchvision has no model {name!r}{close}")
-    return _build(name, lambda: models.get_model(name, weights=None))
+    model: nn.Module = _build(name, lambda: models.get_model(name, weights=None))
+    return model
 
 
 def _from_timm(name: str) -> nn.Module:
     timm = _import_extra("timm", "timm")
     if not timm.is_model(name):
         raise ModelError(f"timm has no model {name!r}{_hint(name, timm.list_models())}")
-    return _build(name, lambda: timm.create_model(name, pretrained=False))
+    model: nn.Module = _build(name, lambda: timm.create_model(name, pretrained=False))
+    return model
 
 
 def _import_extra(module: str, package: str) -> Any:  # noqa: ANN401 - a module

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
-from onnx import TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from cost_models import CostModelError, LayerShape, Layout
 from spartan_planner.lowering import lower_graph
@@ -82,12 +82,12 @@ def _weight(index: int) -> str:
     return f"layer{index}.weight"
 
 
-def _serialize(model: object, num_layers: int) -> BenchmarkNetwork:
+def _serialize(model: ModelProto, num_layers: int) -> BenchmarkNetwork:
     outputs = tuple(f"layer{index}.output" for index in range(num_layers))
-    return BenchmarkNetwork(model.SerializeToString(), outputs)  # type: ignore[attr-defined]
+    return BenchmarkNetwork(model.SerializeToString(), outputs)
 
 
-def _network(shapes: Sequence[LayerShape], generator: np.random.Generator) -> object:
+def _network(shapes: Sequence[LayerShape], generator: np.random.Generator) -> ModelProto:
     nodes, inputs, outputs, constants = [], [], [], []
     for index, shape in enumerate(shapes):
         if shape.dtype != "float32":
@@ -110,8 +110,8 @@ def _network(shapes: Sequence[LayerShape], generator: np.random.Generator) -> ob
 
 @dataclass(frozen=True)
 class _Layer:
-    nodes: list[object]
-    constants: list[object]
+    nodes: list[NodeProto]
+    constants: list[TensorProto]
 
 
 def _layer(name: str, shape: LayerShape, generator: np.random.Generator) -> _Layer:

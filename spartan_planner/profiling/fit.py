@@ -43,8 +43,12 @@ def fit_linear(num_kept_blocks: NDArray[np.float64], times: NDArray[np.float64])
     design = np.stack([np.ones_like(num_kept_blocks), num_kept_blocks], axis=1) / times[:, None]
     start, _ = nnls(design, np.ones_like(times))
     scale = np.maximum(start, 1e-12)
+
+    def residuals(scaled: NDArray[np.float64]) -> NDArray[np.float64]:
+        return design @ (scaled * scale) - 1
+
     solution = least_squares(
-        lambda q: design @ (q * scale) - 1,
+        residuals,
         start / scale,
         bounds=(0, np.inf),
         loss="soft_l1",

@@ -3,7 +3,7 @@
 import datetime
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,7 +72,7 @@ class ProfileSettings:
 def make_profile(
     workload: Workload,
     settings: ProfileSettings | None = None,
-    progress: Callable[[int], Advance] | None = None,
+    advance: Advance = no_progress,
 ) -> DeviceProfile:
     """Measure every distinct layer shape of a workload on this device.
 
@@ -83,7 +83,8 @@ def make_profile(
     Args:
         workload: what to measure.
         settings: how to measure.
-        progress: called once with the number of rounds; returns what to call after each.
+        advance: called after each round; a large workload is measured in several batches, of
+            which only the first calls it.
 
     Raises:
         ProfileError: the workload has no layer that can be measured.
@@ -95,7 +96,6 @@ def make_profile(
     start = time.monotonic()
     device = this_device(settings.num_threads)
     yardstick = Yardstick(settings.num_threads)
-    advance = progress(settings.num_rounds * len(batches)) if progress else no_progress
     measured = [
         _measure(_plan_networks(batch), yardstick, settings, len(batches), advance)
         for batch in batches

@@ -1,0 +1,56 @@
+"""Weights on disk: safetensors, written whole or not at all."""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from cost_models.documents import write_atomically
+from spartan_planner.errors import DocumentError, ModelError
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write parameters and buffers as safetensors.
+
+    Raises:
+        DocumentError: the file cannot be written.
+    """
+    # Tied tensors share memory, which the format refuses; each name gets its own copy.
+    state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    write_atomically(path, lambda temporary: save_file(state, temporary))
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a ``.safetensors`` file, or a torch file that holds nothing but tensors.
+
+    Raises:
+        DocumentError: the file is missing or cannot be read.
+        ModelError: the file holds the weights of another model.
+    """
+    state = _read_state(path)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        problem = str(error).split("\n\t")[-1].strip()
+        raise ModelError(f"checkpoint {path} does not fit the model: {problem}") from error
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise DocumentError(f"checkpoint {path} does not exist; check the path")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError) as error:
+        raise DocumentError(f"checkpoint {path} cannot be read: {error}") from error
+    except Exception as error:
+        raise DocumentError(
+            f"checkpoint {path} is not a plain file of tensors: {str(error).splitlines()[0]}"
+        ) from error
+    if not isinstance(state, dict):
+        raise DocumentError(f"checkpoint {path} holds {type(state).__name__}, not named tensors")
+    nested = state.get("state_dict", state)
+    return {str(name): tensor for name, tensor in nested.items()}

@@ -1,0 +1,76 @@
+"""``export``: masked or lowered ONNX."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spartan_planner.cli.options import (
+    AsJson,
+    Checkpoint,
+    Inputs,
+    InputShape,
+    Model,
+    Seed,
+    output,
+    print_json,
+    require_output_folder,
+)
+from spartan_planner.errors import UsageError
+
+
+def export_command(
+    model: Model,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Write the ONNX file here.")],
+    plan: Annotated[
+        Path | None, typer.Option("--plan", help="The plan; the dense model without one.")
+    ] = None,
+    checkpoint: Checkpoint = None,
+    input_shape: InputShape = None,
+    inputs: Inputs = None,
+    form: Annotated[
+        str,
+        typer.Option(
+            "--form",
+            help="lowered: zero blocks are skipped (fast); masked: dense tensors with zeros.",
+        ),
+    ] = "lowered",
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Export MODEL as ONNX, checked against torch; without --checkpoint it is pruned one-shot."""
+    require_output_folder(out)
+    if form not in ("lowered", "masked"):
+        raise UsageError(f"form {form!r} is not known; use lowered or masked")
+    from spartan_planner.cli.load import load
+    from spartan_planner.export import Form, export_onnx, prune_one_shot
+    from spartan_planner.planning import read_plan
+
+    made = read_plan(plan) if plan else None
+    if made and input_shape is None and inputs is None:
+        input_shape = ";".join(",".join(map(str, shape)) for shape in made.input_shapes)
+    loaded, examples = load(model, input_shape, inputs, checkpoint, seed)
+    if made and checkpoint is None:
+        prune_one_shot(loaded, made)
+    report = export_onnx(loaded, made, examples, out, form=Form(form))
+    metadata = report.metadata
+    figures = {
+        "path": str(report.path),
+        "num_bytes": report.num_bytes,
+        "max_abs_error": report.max_abs_error,
+        "num_lowered_layers": len(report.lowered),
+        "density": metadata.density if metadata else 1.0,
+        "predicted": {c.cost: c.predicted for c in metadata.costs} if metadata else {},
+    }
+    if as_json:
+        print_json(figures)
+        return
+    output.print(
+        f"written to {report.path}: {report.num_bytes / 1e6:.2f} MB, "
+        f"{len(report.lowered)} layers lowered, density {figures['density']:.1%}, "
+        f"differs from torch by at most {report.max_abs_error:.2g}"
+    )
+    if metadata:
+        from spartan_planner.report import totals_table
+
+        output.print(totals_table(metadata.costs))

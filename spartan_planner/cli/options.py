@@ -1,0 +1,54 @@
+"""Options that several commands share, and how results are printed."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from spartan_planner.errors import UsageError
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="torchvision:NAME, timm:NAME, or package.module:factory (found on PYTHONPATH and in "
+        "the current folder).",
+    ),
+]
+InputShape = Annotated[
+    str | None,
+    typer.Option("--input-shape", help="Shape of the example input, such as 1,3,224,224."),
+]
+Inputs = Annotated[
+    Path | None, typer.Option("--inputs", help="An .npy or .npz file of example inputs.")
+]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option("--checkpoint", help="Weights to load: .safetensors or a torch file of tensors."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of random weights and of shuffling.")]
+PlanFile = Annotated[Path, typer.Option("--plan", help="The plan, made by 'plan'.")]
+
+output = Console()
+"""Standard output, for results; progress and errors go to standard error."""
+
+
+def print_json(value: object) -> None:
+    """Print plain data as JSON on standard output."""
+    typer.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def require_output_folder(path: Path) -> None:
+    """Refuse, before any work is done, a file that could not be written later.
+
+    Raises:
+        UsageError: the folder does not exist and cannot be made, or the path is a folder.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; give the name of the file to write")
+    parent = path.parent
+    if parent.exists() and not parent.is_dir():
+        raise UsageError(f"{parent} is not a folder, so {path.name} cannot be written into it")

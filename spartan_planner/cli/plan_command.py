@@ -1,0 +1,90 @@
+"""``plan``: a cost-weighted allocation for a budget."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cost_models import write_document
+from cost_models.documents import to_plain
+from spartan_planner.cli.options import (
+    AsJson,
+    Checkpoint,
+    Inputs,
+    InputShape,
+    Model,
+    Seed,
+    output,
+    print_json,
+    require_output_folder,
+)
+from spartan_planner.planning import Plan, Schedule, parse_budget
+
+
+def plan_command(
+    model: Model,
+    budget: Annotated[
+        list[str],
+        typer.Option("--budget", "-b", help="What the whole model may cost: latency=50%."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Write the plan (YAML) here.")],
+    profile: Annotated[
+        str | None,
+        typer.Option("--profile", help="A profile made by 'profile', or a bundled one's name."),
+    ] = None,
+    input_shape: InputShape = None,
+    inputs: Inputs = None,
+    checkpoint: Checkpoint = None,
+    layout: Annotated[
+        list[str] | None,
+        typer.Option("--layout", help="Layouts to choose from, such as tile:64x1@16."),
+    ] = None,
+    beta: Annotated[
+        float | None, typer.Option("--beta", help="Target sharpness of the soft mask.")
+    ] = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Plan which blocks of MODEL to keep, and predict the cost, before any training."""
+    require_output_folder(out)
+    budgets = [parse_budget(text) for text in budget]
+    from spartan_planner.bundled_profiles import load_profile
+    from spartan_planner.cli.load import load
+    from spartan_planner.plan_model import plan
+    from spartan_planner.report import plan_table, totals_table
+
+    device = load_profile(profile) if profile else None
+    loaded, examples = load(model, input_shape, inputs, checkpoint, seed)
+    made = plan(
+        loaded,
+        examples,
+        budgets=budgets,
+        profile=device,
+        layouts=layout or (),
+        schedule=Schedule(beta=beta) if beta else None,
+        model_name=model,
+    )
+    write_document(out, made)
+    if as_json:
+        print_json(plan_json(made))
+        return
+    output.print(plan_table(made))
+    output.print(totals_table((*made.budgets, *made.totals)))
+    output.print(f"retains {made.retained_value:.1%} of the sum of absolute weights")
+    output.print(f"written to {out}")
+
+
+def plan_json(plan: Plan) -> dict[str, Any]:
+    """Return what ``plan --json`` prints."""
+    plain = to_plain(plan)
+    cost = plan.budget.cost
+    for layer, item in zip(plan.layers, plain["layers"], strict=True):
+        item["predicted"] = layer.predicted(cost)
+        item["unit"] = plan.budget.unit
+    return {
+        "model": plan.model,
+        "budgets": plain["budgets"],
+        "totals": plain["totals"],
+        "retained_value": plan.retained_value,
+        "layers": plain["layers"],
+    }

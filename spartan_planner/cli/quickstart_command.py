@@ -1,0 +1,23 @@
+"""``quickstart``: the whole path on built-in data."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spartan_planner.cli.options import AsJson, print_json
+
+
+def quickstart_command(
+    out: Annotated[Path, typer.Option("--out", help="Folder for everything that is written.")] = (
+        Path("quickstart")
+    ),
+    as_json: AsJson = False,
+) -> int:
+    """Profile this CPU, plan, train, export and verify a network on handwritten digits."""
+    from spartan_planner.quickstart import run_quickstart
+
+    summary = run_quickstart(out, quiet=as_json)
+    if as_json:
+        print_json(summary.to_json())
+    return 0 if summary.ok else 1

@@ -1,0 +1,170 @@
+"""Exporting: masked or lowered ONNX, checked before it appears."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cost_models import Layout
+from cost_models.documents import write_atomically
+from spartan_planner.errors import ExportError
+from spartan_planner.export.kept_blocks import kept_blocks
+from spartan_planner.export.torch_to_onnx import torch_to_onnx
+from spartan_planner.export_metadata import (
+    METADATA_KEY,
+    ExportMetadata,
+    dump_metadata,
+    metadata_of,
+)
+from spartan_planner.lowering import LoweredLayer, lower_graph
+from spartan_planner.onnx_sessions import open_session
+from spartan_planner.planning import Plan
+
+RELATIVE_TOLERANCE = 1e-3
+"""Largest difference between torch and ONNX Runtime, relative to the largest output: float32
+rounding in another order of summation stays well below, a wrong graph does not."""
+
+
+class Form(Enum):
+    """How zero blocks appear in the file."""
+
+    MASKED = "masked"
+    LOWERED = "lowered"
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written.
+
+    Attributes:
+        path: the file.
+        metadata: what the file says about itself.
+        lowered: the layers that were rewritten.
+        max_abs_error: largest difference between torch and ONNX Runtime on the check inputs.
+        num_bytes: size of the file.
+    """
+
+    path: Path
+    metadata: ExportMetadata | None
+    lowered: tuple[LoweredLayer, ...]
+    max_abs_error: float
+    num_bytes: int
+
+
+def export_onnx(
+    model: nn.Module,
+    plan: Plan | None,
+    example_inputs: Sequence[Tensor],
+    path: Path,
+    *,
+    form: Form = Form.LOWERED,
+    check_inputs: Sequence[Sequence[Tensor]] = (),
+) -> ExportReport:
+    """Write a model as ONNX, its zero blocks lowered where the plan says that it pays.
+
+    The file appears only after onnx.checker has accepted it and ONNX Runtime has computed the
+    same as torch on the example inputs and on every set of check inputs.
+
+    Args:
+        model: holds the sparse weights.
+        plan: the plan that they were trained to; without one the model is written as it is.
+        example_inputs: positional arguments of the model, batch first.
+        path: the file to write.
+        form: how zero blocks appear.
+        check_inputs: further inputs to compare on.
+
+    Raises:
+        PlanError: the plan belongs to another model.
+        ExportError: the weights cost more than the plan allows, torch cannot export the model, or
+            the exported graph computes something else.
+    """
+    metadata = _promise(model, plan, form) if plan else None
+    graph = torch_to_onnx(model, example_inputs)
+    lowered: tuple[LoweredLayer, ...] = ()
+    if plan and metadata:
+        if form is Form.LOWERED:
+            lowered = lower_graph(graph, _paying_layouts(plan, metadata))
+        graph.metadata_props[METADATA_KEY] = dump_metadata(metadata)
+    errors: list[float] = []
+
+    def write_checked(temporary: Path) -> None:
+        ir.save(graph, temporary)
+        onnx.checker.check_model(str(temporary), full_check=True)
+        errors.append(_max_abs_error(model, temporary, [example_inputs, *check_inputs]))
+
+    try:
+        write_atomically(path, write_checked)
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"the exported graph is not valid ONNX: {error}") from error
+    return ExportReport(path, metadata, lowered, errors[0], path.stat().st_size)
+
+
+def _promise(model: nn.Module, plan: Plan, form: Form) -> ExportMetadata:
+    metadata = metadata_of(plan, kept_blocks(model, plan), form.value)
+    for cost in metadata.costs:
+        if cost.asked is not None and cost.predicted > cost.asked:
+            raise ExportError(
+                f"these weights cost {cost.predicted:.4g} {cost.unit} of {cost.cost}, above the "
+                f"{cost.asked:.4g} that the plan allows; train with the plan, or leave out "
+                "the checkpoint to prune the initial weights at once"
+            )
+    return metadata
+
+
+def _paying_layouts(plan: Plan, metadata: ExportMetadata) -> dict[str, Layout]:
+    """Layouts of the layers whose sparse form is cheaper than the dense one."""
+    layouts = {}
+    for layer in plan.sparse_layers:
+        kept = metadata.densities[layer.name] * layer.num_blocks
+        cost = layer.costs[plan.budget.cost]
+        if cost.sparse(kept) < cost.dense:
+            layouts[layer.name] = Layout.parse(layer.layout)
+    return layouts
+
+
+@torch.no_grad()
+def _max_abs_error(model: nn.Module, path: Path, batches: Sequence[Sequence[Tensor]]) -> float:
+    session = open_session(path, {})
+    names = [item.name for item in session.inference.get_inputs()]
+    was_training = model.training
+    model.eval()
+    worst = 0.0
+    for batch in batches:
+        expected = _outputs(model(*batch))
+        feed = {name: item.numpy() for name, item in zip(names, batch, strict=True)}
+        actual = session.inference.run(None, feed)
+        for left, right in zip(expected, actual, strict=True):
+            worst = max(worst, _compare(left, right))
+    model.train(was_training)
+    return worst
+
+
+def _compare(expected: NDArray[np.generic], actual: NDArray[np.generic]) -> float:
+    if expected.shape != actual.shape:
+        raise ExportError(f"ONNX Runtime returns shape {actual.shape}, torch {expected.shape}")
+    difference = np.abs(expected.astype(np.float64) - actual.astype(np.float64))
+    error = float(np.max(difference, initial=0.0))
+    allowed = RELATIVE_TOLERANCE * max(1.0, float(np.max(np.abs(expected), initial=0.0)))
+    if not error <= allowed:
+        raise ExportError(
+            f"ONNX Runtime computes another result than torch: they differ by {error:.3g}, "
+            f"allowed is {allowed:.3g}"
+        )
+    return error
+
+
+def _outputs(result: object) -> list[NDArray[np.generic]]:
+    if isinstance(result, Tensor):
+        return [result.detach().numpy()]
+    if isinstance(result, dict):
+        return [array for item in result.values() for array in _outputs(item)]
+    if isinstance(result, tuple | list):
+        return [array for item in result for array in _outputs(item)]
+    raise ExportError(f"the model returns {type(result).__name__}; tensors are needed")

@@ -1,0 +1,63 @@
+"""torch's own exporter, quietly, with a batch of any size."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from spartan_planner.errors import ExportError
+
+OPSET = 20
+
+
+def torch_to_onnx(model: nn.Module, example_inputs: Sequence[Tensor]) -> ir.Model:
+    """Export a model in evaluation mode; the first dimension of every input is the batch.
+
+    Raises:
+        ExportError: torch cannot export the model.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        with _quiet():
+            program = _export(model, example_inputs)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:400]
+        raise ExportError(f"torch cannot export this model to ONNX: {reason}") from error
+    finally:
+        model.train(was_training)
+    if program is None:
+        raise ExportError("torch's exporter returned nothing")
+    return program.model
+
+
+def _export(model: nn.Module, example_inputs: Sequence[Tensor]) -> torch.onnx.ONNXProgram | None:
+    # A batch of one would be taken for a constant; two examples keep the dimension open.
+    doubled = tuple(torch.cat([item, item]) for item in example_inputs)
+    batch = torch.export.Dim("batch", min=1)
+    return torch.onnx.export(
+        model,
+        doubled,
+        dynamo=True,
+        opset_version=OPSET,
+        dynamic_shapes=tuple({0: batch} for _ in doubled),
+        verbose=False,
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's remarks about packages that are not installed off the screen."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

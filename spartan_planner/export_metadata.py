@@ -1,0 +1,79 @@
+"""What an exported file says about itself; needs no torch."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from cost_models.documents import document, parse_document, to_plain
+from spartan_planner.errors import ModelError
+from spartan_planner.planning import Plan, PlanBudget, PlanProfile
+
+METADATA_KEY = "spartan_planner"
+
+
+@document
+@dataclass(frozen=True)
+class ExportMetadata:
+    """The promise that travels inside the ONNX file.
+
+    Attributes:
+        model: what the user called the model.
+        model_fingerprint: of the plan.
+        form: ``masked`` or ``lowered``.
+        density: share of the weights of all layers that is kept.
+        densities: the same for each pruned layer.
+        costs: asked and predicted costs of this very file.
+        profile: the profile behind the predictions; ``None`` where no device was needed.
+    """
+
+    model: str
+    model_fingerprint: str
+    form: str
+    density: float
+    densities: dict[str, float]
+    costs: tuple[PlanBudget, ...]
+    profile: PlanProfile | None
+
+
+def metadata_of(plan: Plan, kept: dict[str, float], form: str) -> ExportMetadata:
+    """Describe a file whose planned layers keep ``kept`` blocks."""
+    costs = tuple(
+        PlanBudget(c.cost, c.unit, c.dense, c.asked, plan.predicted(c.cost, kept), c.rest)
+        for c in (*plan.budgets, *plan.totals)
+    )
+    densities = {layer.name: kept[layer.name] / layer.num_blocks for layer in plan.sparse_layers}
+    num_weights = sum(layer.num_weights for layer in plan.layers)
+    num_kept = sum(layer.num_weights * densities.get(layer.name, 1.0) for layer in plan.layers)
+    return ExportMetadata(
+        plan.model,
+        plan.model_fingerprint,
+        form,
+        num_kept / num_weights,
+        densities,
+        costs,
+        plan.profile,
+    )
+
+
+def dump_metadata(metadata: ExportMetadata) -> str:
+    """Return the text that is stored under :data:`METADATA_KEY`."""
+    return json.dumps(to_plain(metadata))
+
+
+def read_metadata(path: Path) -> ExportMetadata | None:
+    """Return what the file says about itself, or ``None`` when it was not exported here.
+
+    Raises:
+        ModelError: the file is not an ONNX model.
+        DocumentError: the metadata are damaged.
+    """
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:
+        raise ModelError(f"{path} is not an ONNX file that can be read: {error}") from error
+    for item in model.metadata_props:
+        if item.key == METADATA_KEY:
+            return parse_document(item.value, ExportMetadata, f"metadata of {path}")
+    return None

@@ -1,0 +1,82 @@
+"""Budgets as users write them: ``latency=50%``, ``latency=12ms``, ``params=4M``."""
+
+import re
+from dataclasses import dataclass
+
+from cost_models import CostModel, cost_model
+from spartan_planner.errors import UsageError
+
+_AMOUNT = re.compile(r"(?P<figure>\d+(\.\d+)?([eE][+-]?\d+)?)\s*(?P<unit>[A-Za-zµ%]*)")
+_SCALES: dict[str, dict[str, float]] = {
+    "ms": {"s": 1e3, "ms": 1.0, "us": 1e-3, "µs": 1e-3},
+    "FLOPs": {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12},
+    "parameters": {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9},
+    "bytes": {"B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30},
+    "J": {"J": 1.0, "mJ": 1e-3, "uJ": 1e-6},
+}
+_PERCENT = "%"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A limit on one cost of the whole model.
+
+    Attributes:
+        cost: name of the cost model.
+        amount: the limit, in the cost model's unit, or as a share of dense.
+        is_relative: whether ``amount`` is a share of the dense model's cost.
+    """
+
+    cost: str
+    amount: float
+    is_relative: bool
+
+    def asked(self, dense: float) -> float:
+        """Return the limit in the cost model's unit, given the dense model's cost."""
+        return self.amount * dense if self.is_relative else self.amount
+
+
+def parse_budget(text: str) -> Budget:
+    """Read ``cost=amount``.
+
+    Args:
+        text: such as ``latency=50%``, ``latency=12ms``, ``flops=1.5G``.
+
+    Raises:
+        UsageError: the text has another form, or the unit is not one of the cost's.
+        UnknownNameError: no cost model has that name.
+    """
+    name, separator, amount = text.partition("=")
+    if not separator or not name.strip():
+        raise UsageError(
+            f"budget {text!r} is not understood; write cost=amount, such as latency=50%"
+        )
+    return budget_for(name.strip(), amount.strip())
+
+
+def budget_for(cost: str, amount: str) -> Budget:
+    """Read the amount of a budget on a named cost, such as ``40%`` or ``12ms``.
+
+    Raises:
+        UsageError: the amount is not positive or its unit is not one of the cost's.
+        UnknownNameError: no cost model has that name.
+    """
+    model = cost_model(cost)
+    match = _AMOUNT.fullmatch(amount)
+    units = _units(model)
+    unit = match["unit"] if match else ""
+    if match is None or (unit != _PERCENT and unit not in units):
+        allowed = ", ".join(f"a number followed by {unit or 'nothing'}" for unit in units)
+        raise UsageError(
+            f"budget {cost}={amount} is not understood; write a share such as 40% or {allowed}"
+        )
+    figure = float(match["figure"])
+    if figure <= 0:
+        raise UsageError(f"budget {cost}={amount} must be positive")
+    if unit == _PERCENT:
+        return Budget(cost, figure / 100, is_relative=True)
+    return Budget(cost, figure * units[unit], is_relative=False)
+
+
+def _units(model: CostModel) -> dict[str, float]:
+    return _SCALES.get(model.unit, {model.unit: 1.0, "": 1.0})

@@ -1,0 +1,191 @@
+"""plan.yaml: what a plan says."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cost_models import Layout, LinearCost
+from cost_models.documents import document, read_document
+
+DENSE = "dense"
+"""Text that stands for "no layout": the layer is left as it is."""
+
+
+@document
+@dataclass(frozen=True)
+class PlanProfile:
+    """The profile that a plan was made with.
+
+    Attributes:
+        name: the device.
+        fingerprint: SHA-256 of the profile document.
+        num_threads: threads of the runtime at which it was measured.
+        yardstick_ms: time of the yardstick network then.
+    """
+
+    name: str
+    fingerprint: str
+    num_threads: int
+    yardstick_ms: float
+
+
+@document
+@dataclass(frozen=True)
+class PlanBudget:
+    """A cost of the whole model: dense, asked for and predicted.
+
+    Attributes:
+        cost: name of the cost model.
+        unit: unit of the figures.
+        dense: cost of the dense model.
+        asked: the limit; ``None`` where the cost is only reported.
+        predicted: cost of the planned model; at most ``asked``.
+        rest: part of all three that belongs to no layer.
+    """
+
+    cost: str
+    unit: str
+    dense: float
+    asked: float | None
+    predicted: float
+    rest: float
+
+
+@document
+@dataclass(frozen=True)
+class PlanLayer:
+    """What a plan makes of one layer.
+
+    Attributes:
+        name: the weight's name in the model.
+        layout: ``dense`` or the text form of a layout.
+        num_weights: elements of the weight.
+        num_blocks: blocks of the layout; 0 where dense.
+        num_kept_blocks: blocks to keep; 0 where dense.
+        density: planned share of elements kept.
+        costs: by cost model, the layer's linear cost (where dense, only ``dense`` counts).
+    """
+
+    name: str
+    layout: str
+    num_weights: int
+    num_blocks: int
+    num_kept_blocks: int
+    density: float
+    costs: dict[str, LinearCost]
+
+    def __post_init__(self) -> None:
+        """Refuse layouts and counts that contradict themselves."""
+        if self.layout != DENSE:
+            Layout.parse(self.layout)
+            if not 0 < self.num_kept_blocks <= self.num_blocks:
+                raise ValueError("num_kept_blocks must lie between 1 and num_blocks")
+        if not 0 <= self.density <= 1:
+            raise ValueError("density must lie between 0 and 1")
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether the layer is to be pruned."""
+        return self.layout != DENSE
+
+    def predicted(self, cost: str, num_kept_blocks: float | None = None) -> float:
+        """Return the layer's cost with so many whole blocks kept; the planned number by default."""
+        linear = self.costs[cost]
+        if not self.is_sparse:
+            return linear.dense
+        kept = self.num_kept_blocks if num_kept_blocks is None else num_kept_blocks
+        return linear.best(kept)
+
+
+@document
+@dataclass(frozen=True)
+class Schedule:
+    """How training comes from dense to the budget (DESIGN section 4.5).
+
+    Attributes:
+        budget_fraction: share of the steps over which the budget falls from dense to the target.
+        sharpening_fraction: share of the steps over which beta rises linearly from 1 to its target.
+        frozen_fraction: share of the steps, at the end, in which the mask stands still.
+        beta: target sharpness for blocks of one element; multiplied by the square root of the
+            number of elements in a block.
+    """
+
+    budget_fraction: float = 0.2
+    sharpening_fraction: float = 0.8
+    frozen_fraction: float = 0.2
+    beta: float = 10.0
+
+    def __post_init__(self) -> None:
+        """Refuse phases that do not fit into one training run."""
+        for name in ("budget_fraction", "sharpening_fraction", "frozen_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie between 0 and 1")
+        if self.budget_fraction + self.frozen_fraction > 1:
+            raise ValueError("the budget must be reached before the mask freezes")
+        if self.beta <= 0:
+            raise ValueError("beta must be positive")
+
+
+@document
+@dataclass(frozen=True)
+class Plan:
+    """A plan: what becomes of each layer, what was asked, and what is promised.
+
+    Attributes:
+        schema_version: version of this document.
+        model: what the user called the model.
+        model_fingerprint: SHA-256 over names and shapes of its parameters.
+        input_shapes: shapes of the example inputs.
+        profile: the profile it was made with; ``None`` where no device was needed.
+        budgets: the costs that were asked for.
+        totals: other costs, for information.
+        retained_value: share of the sum of absolute weights of all layers that is kept.
+        schedule: how to train.
+        layers: every layer of the workload.
+    """
+
+    schema_version: Literal[1]
+    model: str
+    model_fingerprint: str
+    input_shapes: tuple[tuple[int, ...], ...]
+    profile: PlanProfile | None
+    budgets: tuple[PlanBudget, ...]
+    totals: tuple[PlanBudget, ...]
+    retained_value: float
+    schedule: Schedule
+    layers: tuple[PlanLayer, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse plans that break their own promise."""
+        if not self.budgets:
+            raise ValueError("a plan needs a budget")
+        for budget in self.budgets:
+            if budget.asked is None or budget.predicted > budget.asked:
+                raise ValueError(f"the predicted {budget.cost} is above what was asked")
+
+    @property
+    def budget(self) -> PlanBudget:
+        """The cost that training is held to."""
+        return self.budgets[0]
+
+    @property
+    def sparse_layers(self) -> tuple[PlanLayer, ...]:
+        """The layers to be pruned."""
+        return tuple(layer for layer in self.layers if layer.is_sparse)
+
+    def predicted(self, cost: str, num_kept_blocks: dict[str, float] | None = None) -> float:
+        """Return a cost of the whole model, with other numbers of kept blocks where given."""
+        kept = num_kept_blocks or {}
+        total = next(item for item in (*self.budgets, *self.totals) if item.cost == cost)
+        return total.rest + sum(
+            layer.predicted(cost, kept.get(layer.name)) for layer in self.layers
+        )
+
+
+def read_plan(path: Path) -> Plan:
+    """Read a plan.
+
+    Raises:
+        DocumentError: the file is missing or is not a plan.
+    """
+    return read_document(path, Plan, "plan")

@@ -1,0 +1,219 @@
+"""Making a plan: candidates from a workload and values, an allocation, a document."""
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cost_models import (
+    CostModel,
+    DeviceProfile,
+    LayerWorkload,
+    Layout,
+    LinearCost,
+    Workload,
+    cost_model,
+    cost_model_names,
+)
+from cost_models.documents import dump_document
+from spartan_planner.errors import InfeasibleBudgetError, PlanError, UsageError
+from spartan_planner.planning.allocation import Allocation, LayerChoice, allocate, least_cost
+from spartan_planner.planning.budget import Budget
+from spartan_planner.planning.candidates import LayerCandidates, SparseCandidate
+from spartan_planner.planning.document import (
+    DENSE,
+    Plan,
+    PlanBudget,
+    PlanLayer,
+    PlanProfile,
+    Schedule,
+)
+
+ROUNDING = 1e-12
+"""Share of the budget left unused, so that no order of summation makes a plan exceed it."""
+
+BlockValues = Callable[[LayerWorkload, Layout], NDArray[np.float64]]
+"""Value of each block of a layer in a layout, in position order."""
+
+
+def make_plan(
+    workload: Workload,
+    block_values: BlockValues,
+    total_values: dict[str, float],
+    budgets: Sequence[Budget],
+    layouts: Callable[[LayerWorkload], Sequence[Layout]],
+    *,
+    profile: DeviceProfile | None = None,
+    input_shapes: tuple[tuple[int, ...], ...] = (),
+    schedule: Schedule | None = None,
+) -> Plan:
+    """Plan which blocks of a model to keep.
+
+    Args:
+        workload: the model.
+        block_values: values of the blocks of a layer in a layout.
+        total_values: sum of absolute weights of every layer, by name.
+        budgets: what the whole model may cost.
+        layouts: layouts to consider for a layer, beside leaving it dense.
+        profile: the device; needed for costs that depend on one.
+        input_shapes: of the example inputs; written into the plan.
+        schedule: how to train; the paper's by default.
+
+    Raises:
+        UsageError: not exactly one budget is given.
+        CostModelError: a layer cannot be priced.
+        PlanError: no layer can be pruned in any of the layouts.
+        InfeasibleBudgetError: no plan meets the budget.
+    """
+    if len(budgets) != 1:
+        raise UsageError(f"{len(budgets)} budgets were given; exactly one is supported at present")
+    budget = budgets[0]
+    model = cost_model(budget.cost)
+    rest = model.rest(workload, profile)
+    layers = [
+        _candidates(layer, model, profile, block_values, total_values[layer.name], layouts(layer))
+        for layer in workload.layers
+    ]
+    if not any(layer.sparse for layer in layers):
+        raise PlanError(
+            f"no layer of {workload.model} can be pruned in the layouts that are considered; "
+            "block layouts need convolutions whose inputs are a multiple of 16 (at least 32) and "
+            "whose outputs are a multiple of 32"
+        )
+    dense = rest + sum(layer.dense for layer in layers)
+    asked = budget.asked(dense)
+    allocation = _allocate(layers, asked, rest, dense, model, budget)
+    chosen = [
+        _plan_layer(layer, choice, profile)
+        for layer, choice in zip(workload.layers, allocation.choices, strict=True)
+    ]
+    predicted = rest + sum(layer.predicted(model.name) for layer in chosen)
+    total = PlanBudget(model.name, model.unit, dense, asked, predicted, rest)
+    return Plan(
+        schema_version=1,
+        model=workload.model,
+        model_fingerprint=workload.fingerprint,
+        input_shapes=input_shapes,
+        profile=_plan_profile(profile) if profile else None,
+        budgets=(total,),
+        totals=tuple(
+            _total(other, workload, chosen, profile)
+            for other in _known_costs(profile)
+            if other.name != model.name
+        ),
+        retained_value=allocation.value / max(sum(total_values.values()), 1e-300),
+        schedule=schedule or Schedule(),
+        layers=tuple(chosen),
+    )
+
+
+def profile_fingerprint(profile: DeviceProfile) -> str:
+    """Return the SHA-256 of the profile's document."""
+    return hashlib.sha256(dump_document(profile).encode()).hexdigest()
+
+
+def _plan_profile(profile: DeviceProfile) -> PlanProfile:
+    return PlanProfile(
+        profile.name,
+        profile_fingerprint(profile),
+        profile.device.num_threads,
+        profile.provenance.yardstick_ms,
+    )
+
+
+def _candidates(
+    layer: LayerWorkload,
+    model: CostModel,
+    profile: DeviceProfile | None,
+    block_values: BlockValues,
+    total_value: float,
+    layouts: Sequence[Layout],
+) -> LayerCandidates:
+    sparse = [
+        SparseCandidate(
+            layout,
+            block_values(layer, layout),
+            layout.block_sizes(layer.shape.weight_shape),
+            model.linear_cost(layer, layout, profile),
+        )
+        for layout in layouts
+        if layer.prunable
+    ]
+    return LayerCandidates(layer.name, total_value, model.dense_cost(layer, profile), tuple(sparse))
+
+
+def _allocate(
+    layers: Sequence[LayerCandidates],
+    asked: float,
+    rest: float,
+    dense: float,
+    model: CostModel,
+    budget: Budget,
+) -> Allocation:
+    if asked >= dense:
+        return allocate(layers, math.inf)
+    try:
+        return allocate(layers, (asked - rest) * (1 - ROUNDING))
+    except InfeasibleBudgetError as error:
+        least = rest + least_cost(layers)
+        raise InfeasibleBudgetError(
+            f"a {budget.cost} of {asked:.4g} {model.unit} cannot be reached: the least achievable "
+            f"is {least:.4g} {model.unit} ({least / dense:.1%} of dense {dense:.4g}), since "
+            f"{error}; ask for {_hint(budget, least, dense)} or more"
+        ) from error
+
+
+def _hint(budget: Budget, least: float, dense: float) -> str:
+    if budget.is_relative:
+        return f"{budget.cost}={_ceil_percent(least / dense)}%"
+    return f"{budget.cost} {least:.4g}"
+
+
+def _ceil_percent(share: float) -> int:
+    return int(np.ceil(share * 100))
+
+
+def _plan_layer(
+    layer: LayerWorkload, choice: LayerChoice, profile: DeviceProfile | None
+) -> PlanLayer:
+    models = _known_costs(profile)
+    if choice.candidate is None:
+        costs = {m.name: _dense_only(m, layer, profile) for m in models}
+        return PlanLayer(layer.name, DENSE, layer.num_weights, 0, 0, 1.0, costs)
+    layout = choice.candidate.layout
+    kept_size = float(np.sum(choice.candidate.sizes[choice.kept]))
+    return PlanLayer(
+        name=layer.name,
+        layout=str(layout),
+        num_weights=layer.num_weights,
+        num_blocks=choice.kept.size,
+        num_kept_blocks=int(np.count_nonzero(choice.kept)),
+        density=kept_size / layout.num_whole_blocks(layer.shape.weight_shape),
+        costs={m.name: m.linear_cost(layer, layout, profile) for m in models},
+    )
+
+
+def _dense_only(
+    model: CostModel, layer: LayerWorkload, profile: DeviceProfile | None
+) -> LinearCost:
+    return LinearCost(model.dense_cost(layer, profile), 0.0, 0.0, model.unit)
+
+
+def _known_costs(profile: DeviceProfile | None) -> list[CostModel]:
+    """The cost models whose figures can be told with what is known about the device."""
+    models = [cost_model(name) for name in cost_model_names()]
+    return [model for model in models if profile is not None or not model.needs_profile]
+
+
+def _total(
+    model: CostModel,
+    workload: Workload,
+    layers: Sequence[PlanLayer],
+    profile: DeviceProfile | None,
+) -> PlanBudget:
+    rest = model.rest(workload, profile)
+    dense = rest + sum(layer.costs[model.name].dense for layer in layers)
+    predicted = rest + sum(layer.predicted(model.name) for layer in layers)
+    return PlanBudget(model.name, model.unit, dense, None, predicted, rest)

@@ -1,0 +1,126 @@
+"""Tables that people read; needs no torch."""
+
+from rich.table import Table
+
+from cost_models import DeviceProfile, Workload
+from spartan_planner.planning import Plan, PlanBudget
+from spartan_planner.verification import Verification
+
+_SCALES = {"FLOPs": (1e6, "MFLOPs"), "parameters": (1e6, "M parameters"), "bytes": (1e6, "MB")}
+
+
+def amount(figure: float, unit: str) -> str:
+    """Return a figure with its unit, scaled for reading: ``3.79 ms``, ``512 MFLOPs``."""
+    scale, name = _SCALES.get(unit, (1.0, unit))
+    return f"{figure / scale:.4g} {name}"
+
+
+def workload_table(workload: Workload) -> Table:
+    """One row per layer: operation, positions, weights and multiply-adds."""
+    table = Table(title=f"Workload of {workload.model}")
+    for heading in ("layer", "operation"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("positions", "weights", "MMACs"):
+        table.add_column(heading, justify="right")
+    for layer in workload.layers:
+        table.add_row(
+            layer.name,
+            layer.shape.label(),
+            str(layer.positions),
+            f"{layer.num_weights:,}",
+            f"{layer.macs / 1e6:.3f}",
+        )
+    table.add_section()
+    weights = sum(layer.num_weights for layer in workload.layers)
+    table.add_row("total", "", "", f"{weights:,}", f"{workload.macs / 1e6:.3f}")
+    return table
+
+
+def profile_table(profile: DeviceProfile) -> Table:
+    """One row per layer shape and layout: fitted times and break-even densities."""
+    table = Table(title=f"Profile {profile.name}: {profile.device.cpu}")
+    table.add_column("layer shape", overflow="fold")
+    table.add_column("layout")
+    for heading in ("dense ms", "fixed ms", "ms per block", "pays below", "fit error"):
+        table.add_column(heading, justify="right")
+    for timing in profile.layers:
+        if not timing.sparse:
+            table.add_row(timing.shape.label(), "dense", f"{timing.dense_ms:.4f}")
+        for sparse in timing.sparse:
+            share = timing.break_even_density(sparse)
+            table.add_row(
+                timing.shape.label(),
+                sparse.layout,
+                f"{timing.dense_ms:.4f}",
+                f"{sparse.fixed_ms:.4f}",
+                f"{sparse.per_block_ms:.5f}",
+                f"{share:.0%} density",
+                f"{sparse.max_fit_error:.1%}",
+            )
+    return table
+
+
+def plan_table(plan: Plan) -> Table:
+    """One row per layer: layout, densities, dense and predicted cost of the budgeted quantity."""
+    budget = plan.budget
+    table = Table(title=f"Plan for {plan.model}")
+    table.add_column("layer", overflow="fold")
+    table.add_column("layout")
+    for heading in ("density", "kept blocks", f"dense {budget.unit}", f"predicted {budget.unit}"):
+        table.add_column(heading, justify="right")
+    for layer in plan.layers:
+        table.add_row(
+            layer.name,
+            layer.layout,
+            f"{layer.density:.1%}",
+            f"{layer.num_kept_blocks}/{layer.num_blocks}" if layer.is_sparse else "all",
+            f"{layer.costs[budget.cost].dense:.4g}",
+            f"{layer.predicted(budget.cost):.4g}",
+        )
+    if budget.rest:
+        table.add_row("(rest)", "", "", "", f"{budget.rest:.4g}", f"{budget.rest:.4g}")
+    return table
+
+
+def totals_table(costs: tuple[PlanBudget, ...]) -> Table:
+    """One row per cost of the whole model: dense, asked, predicted."""
+    table = Table(title="Whole model")
+    table.add_column("cost")
+    for heading in ("dense", "asked", "predicted", "share"):
+        table.add_column(heading, justify="right")
+    for cost in costs:
+        table.add_row(
+            cost.cost,
+            amount(cost.dense, cost.unit),
+            amount(cost.asked, cost.unit) if cost.asked is not None else "-",
+            amount(cost.predicted, cost.unit),
+            f"{cost.predicted / cost.dense:.1%}" if cost.dense else "-",
+        )
+    return table
+
+
+def verification_table(result: Verification) -> Table:
+    """Latency asked, predicted and measured, and the speed-up."""
+    table = Table(title=f"Verification, {result.num_threads} thread(s)")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    rows = (
+        ("dense, measured", result.dense_ms),
+        ("asked", result.asked_ms),
+        ("predicted", result.predicted_ms),
+        ("sparse, measured", result.sparse_ms),
+    )
+    for name, figure in rows:
+        if figure is not None:
+            table.add_row(name, f"{figure:.3f} ms")
+    if result.speedup:
+        low, high = result.speedup.ci95
+        if result.speedup.predicted:
+            table.add_row("speed-up, predicted", f"{result.speedup.predicted:.2f}x")
+        measured = f"{result.speedup.measured:.2f}x (95 % interval {low:.2f} to {high:.2f})"
+        table.add_row("speed-up, measured", measured)
+    if result.asked_ms is not None:
+        slower = f"{result.device_speed_ratio:.2f}x the profile's time"
+        table.add_row("device now, by the yardstick", slower)
+    table.add_row("promise", "kept" if result.ok else "missed")
+    return table

@@ -1,0 +1,197 @@
+"""The sparsifier: Spartan as hooks on an optimizer (DESIGN 4.4).
+
+After ``optimizer.step()`` the parameters are replaced by ``theta * m * h``, the latent ``theta``
+kept aside; before the next step gradients with respect to the sparse weights are turned into
+gradients with respect to ``theta``, and the latent weights put back.  Between steps the model
+holds truly sparse weights.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from spartan_planner.errors import TrainingError
+from spartan_planner.planned_parameters import planned_parameters
+from spartan_planner.planning import ROUNDING, Plan, PlanLayer
+from spartan_planner.training.planned_weight import PlannedWeight
+from spartan_planner.training.schedules import SchedulePoint, schedule_point
+from spartan_planner.transport import soft_topk_gradient, solve_hard_topk, solve_soft_topk
+
+
+class Sparsifier:
+    """Trains a model to a plan, from inside an unchanged training loop.
+
+    Args:
+        model: the model that the plan was made for.
+        plan: the plan.
+        optimizer: the optimizer that owns the model's parameters.
+        total_steps: optimizer steps of the whole training run.
+
+    Raises:
+        PlanError: the plan belongs to another model.
+        TrainingError: the optimizer does not own a planned parameter, or there is no step.
+    """
+
+    def __init__(
+        self, model: nn.Module, plan: Plan, optimizer: Optimizer, total_steps: int
+    ) -> None:
+        if total_steps < 1:
+            raise TrainingError("total_steps must be at least 1")
+        parameters = planned_parameters(model, plan)
+        _require_owned(parameters, optimizer)
+        self.plan = plan
+        self.total_steps = total_steps
+        self.num_steps_done = 0
+        self.price: float | None = None
+        self._weights = [
+            PlannedWeight.of(layer, parameters[layer.name], plan.budget.cost)
+            for layer in plan.sparse_layers
+        ]
+        self._is_frozen = False
+        self._beta = 0.0
+        self._value_scale = _mean_block_elements(plan.sparse_layers)
+        self._handles = [
+            optimizer.register_step_pre_hook(lambda *_: self._before_step()),
+            optimizer.register_step_post_hook(lambda *_: self._after_step()),
+        ]
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the masks stand still."""
+        return self._is_frozen
+
+    def stats(self) -> dict[str, Any]:
+        """Figures for a logger: density and kept blocks per layer, price, beta, predicted cost."""
+        kept = {weight.name: _num_kept(weight) for weight in self._weights}
+        budget = self.plan.budget
+        return {
+            "step": self.num_steps_done,
+            "price": self.price,
+            "beta": self._beta,
+            "num_kept_blocks": kept,
+            "predicted": self.plan.predicted(budget.cost, kept),
+            "unit": budget.unit,
+        }
+
+    def finalize(self) -> None:
+        """Remove the hooks; the model keeps its sparse weights.
+
+        Raises:
+            TrainingError: the hooks never ran: the loop stepped another optimizer.
+        """
+        for handle in self._handles:
+            handle.remove()
+        if self.num_steps_done == 0:
+            raise TrainingError(
+                "the optimizer that the sparsifier was given was never stepped; "
+                "give it the one whose step() the training loop calls"
+            )
+        if not self._is_frozen:
+            self._freeze()
+
+    @torch.no_grad()
+    def _before_step(self) -> None:
+        if self.num_steps_done == 0:
+            return
+        if self._is_frozen:
+            for weight in self._weights:
+                if weight.parameter.grad is not None:
+                    weight.apply_hard(weight.parameter.grad)
+            return
+        gradients = [weight.mask_gradient() for weight in self._weights]
+        by_value = soft_topk_gradient(
+            [_behind_protected(weight, weight.soft) for weight in self._weights],
+            [weight.cost_per_block for weight in self._weights],
+            self._beta,
+            [
+                _behind_protected(weight, gradient)
+                for weight, gradient in zip(self._weights, gradients, strict=True)
+            ],
+        )
+        for weight, gradient in zip(self._weights, by_value, strict=True):
+            protected = gradient.new_zeros(weight.num_protected)
+            weight.set_gradient(torch.cat([protected, gradient / self._value_scale]))
+            weight.put_latent()
+
+    @torch.no_grad()
+    def _after_step(self) -> None:
+        if self.num_steps_done == self.total_steps:
+            raise TrainingError(
+                f"more than the announced {self.total_steps} steps were taken; call finalize() "
+                "after the last one or announce more"
+            )
+        self.num_steps_done += 1
+        if self._is_frozen:
+            for weight in self._weights:
+                weight.apply_hard(weight.parameter)
+            return
+        point = schedule_point(self.plan.schedule, self.num_steps_done, self.total_steps)
+        self._select(point)
+        for weight in self._weights:
+            weight.put_sparse()
+        if point.is_frozen:
+            self._freeze()
+
+    def _freeze(self) -> None:
+        self._is_frozen = True
+        for weight in self._weights:
+            weight.freeze()
+
+    def _select(self, point: SchedulePoint) -> None:
+        """Solve soft and hard top-k over the blocks of all layers at a point of the schedule."""
+        scaled = [weight.rank() / self._value_scale for weight in self._weights]
+        values = [_behind_protected(w, v) for w, v in zip(self._weights, scaled, strict=True)]
+        costs = [weight.cost_per_block for weight in self._weights]
+        names = [weight.name for weight in self._weights]
+        everything = sum(c * v.numel() for c, v in zip(costs, values, strict=True))
+        target = min(self._budget_for_blocks(), everything)
+        budget = target + (everything - target) * point.budget_share
+        self._beta = point.beta * math.sqrt(self._value_scale)
+        soft = solve_soft_topk(
+            values, costs, budget, self._beta, initial_price=self.price, names=names
+        )
+        hard = solve_hard_topk(values, costs, budget, names=names)
+        self.price = soft.price
+        for weight, m, h in zip(self._weights, soft.masks, hard.masks, strict=True):
+            weight.set_masks(m, h)
+
+    def _budget_for_blocks(self) -> float:
+        """What the budget leaves for the blocks that compete."""
+        budget = self.plan.budget
+        assert budget.asked is not None
+        taken = budget.rest
+        for layer in self.plan.layers:
+            taken += (
+                layer.costs[budget.cost].fixed if layer.is_sparse else layer.predicted(budget.cost)
+            )
+        taken += sum(weight.cost_per_block * weight.num_protected for weight in self._weights)
+        return max(0.0, budget.asked * (1 - ROUNDING) - taken)
+
+
+def _require_owned(parameters: Mapping[str, nn.Parameter], optimizer: Optimizer) -> None:
+    owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in parameters.items():
+        if parameter.requires_grad and id(parameter) not in owned:
+            raise TrainingError(
+                f"the optimizer does not own parameter {name!r}; build it from this model's "
+                "parameters"
+            )
+
+
+def _mean_block_elements(layers: tuple[PlanLayer, ...]) -> float:
+    """Mean number of elements of a block, over all blocks (DESIGN 4.1)."""
+    num_blocks = sum(layer.num_blocks for layer in layers)
+    return sum(layer.num_weights for layer in layers) / max(1, num_blocks)
+
+
+def _behind_protected(weight: PlannedWeight, figures: Tensor | None) -> Tensor:
+    assert figures is not None
+    return figures[weight.num_protected :]
+
+
+def _num_kept(weight: PlannedWeight) -> float:
+    return float(weight.hard.sum()) if weight.hard is not None else math.nan
