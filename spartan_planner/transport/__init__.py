@@ -1,0 +1,35 @@
+"""Weighted transport-based top-k, soft and hard, at the speed of memory (DESIGN 4.1 to 4.4)."""
+
+from spartan_planner.transport.gradient import soft_topk_gradient
+from spartan_planner.transport.hard import solve_hard_topk
+from spartan_planner.transport.operators import hard_topk, soft_topk
+from spartan_planner.transport.price import solve_price
+from spartan_planner.transport.results import (
+    HardSelection,
+    Price,
+    PriceSolution,
+    SelectionStatus,
+    SoftSelection,
+)
+from spartan_planner.transport.soft import solve_soft_topk
+from spartan_planner.transport.tile_products import expand_tiles, masked_weight, weight_gradient
+from spartan_planner.transport.tile_sums import mask_gradient, tile_values
+
+__all__ = [
+    "HardSelection",
+    "Price",
+    "PriceSolution",
+    "SelectionStatus",
+    "SoftSelection",
+    "expand_tiles",
+    "hard_topk",
+    "mask_gradient",
+    "masked_weight",
+    "soft_topk",
+    "soft_topk_gradient",
+    "solve_hard_topk",
+    "solve_price",
+    "solve_soft_topk",
+    "tile_values",
+    "weight_gradient",
+]

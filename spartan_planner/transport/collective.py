@@ -1,0 +1,28 @@
+"""The few exchanges between ranks: sums, and counts per rank, over a process group or alone."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def sum_over_ranks(local: Tensor, process_group: dist.ProcessGroup | None) -> Tensor:
+    """Return the elementwise sum of ``local`` over the ranks, the same bits on every rank."""
+    if process_group is None:
+        return local
+    total = local.clone()
+    dist.all_reduce(total, group=process_group)
+    return total
+
+
+def counts_by_rank(local: Tensor, process_group: dist.ProcessGroup | None) -> Tensor:
+    """Return ``local`` of every rank stacked in rank order, shape ``[ranks, *local.shape]``."""
+    if process_group is None:
+        return local.unsqueeze(0)
+    gathered = [torch.empty_like(local) for _ in range(dist.get_world_size(process_group))]
+    dist.all_gather(gathered, local, group=process_group)
+    return torch.stack(gathered)
+
+
+def own_rank(process_group: dist.ProcessGroup | None) -> int:
+    """Return the rank of this process in the group, 0 when there is none."""
+    return 0 if process_group is None else dist.get_rank(process_group)

@@ -1,0 +1,144 @@
+"""Segmented hard top-k (DESIGN 4.3): the longest prefix by z = v / c that fits into the budget.
+
+Never over the budget, at most one block under, ties by position (order of the tensors, then of
+the ranks that share a tensor, then of the elements), the same on every device and rank.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from spartan_planner.errors import TransportError
+from spartan_planner.transport.boundary import Boundary
+from spartan_planner.transport.collective import counts_by_rank, own_rank
+from spartan_planner.transport.comparisons import position_after
+from spartan_planner.transport.float_order import least_value_at_ratio, value_of
+from spartan_planner.transport.location import locate_boundary
+from spartan_planner.transport.passes import chunk_bounds, chunk_size
+from spartan_planner.transport.problem import Problem, build_problem, exact_cost
+from spartan_planner.transport.results import HardSelection, SelectionStatus
+from spartan_planner.transport.values import checked_extremes
+
+
+def solve_hard_topk(
+    values: Sequence[Tensor],
+    costs: Sequence[float],
+    budget: float,
+    *,
+    names: Sequence[str] | None = None,
+    process_group: dist.ProcessGroup | None = None,
+) -> HardSelection:
+    """Keep the longest prefix of the blocks, ordered by value per cost, within the budget.
+
+    z is ``float64(v) / c`` with the cost as given; equal z go by position.  The cost of a prefix
+    is ``fsum(count * c)`` over the tensors, so it does not depend on any order of addition.
+    Selection is a radix search on the bits of z: no sort, and about one and a half reads.
+
+    Args:
+        values: Tensors of any shape; float64, float32, bfloat16 or float16; finite.
+        costs: For each tensor the cost of one of its blocks, positive, in any unit.
+        budget: In the unit of the costs, from 0 to the cost of all blocks, limits included.
+        names: Names of the tensors for error messages.
+        process_group: When given, the values are this rank's shards: a tensor is understood as
+            the shards of all ranks one after the other, and the masks are those of the shards.
+
+    Raises:
+        TransportError: For values, costs or a budget that this is not defined for.
+    """
+    if any(isinstance(cost, Tensor) for cost in costs):
+        raise TransportError("solve_hard_topk takes one number per tensor as its cost.")
+    problem = build_problem(values, costs, budget, names, process_group)
+    masks = tuple(
+        torch.empty(value.shape, dtype=torch.bool, device=value.device) for value in values
+    )
+    extremes = checked_extremes(problem, problem.costs) if problem.num_blocks else (0.0, 0.0)
+    if problem.budget >= problem.total:
+        return _uniform(masks, True, -math.inf, problem.total, problem.num_blocks)
+    if problem.budget <= 0.0:
+        return _uniform(masks, False, math.inf, 0.0, 0)
+    boundary = locate_boundary(problem, costs, extremes)
+    kept_ties = admitted_ties(boundary, costs, problem.budget)
+    _write(masks, problem, boundary, _own_share(problem, costs, boundary, kept_ties))
+    kept = [above + ties for above, ties in zip(boundary.above, kept_ties, strict=True)]
+    return HardSelection(
+        masks,
+        value_of(boundary.key),
+        exact_cost(kept, costs),
+        sum(kept),
+        SelectionStatus.EXACT_PREFIX,
+    )
+
+
+def _uniform(
+    masks: tuple[Tensor, ...], keep: bool, threshold: float, cost: float, num_kept: int
+) -> HardSelection:
+    """Return the selection of everything or nothing."""
+    for mask in masks:
+        mask.fill_(keep)
+    status = SelectionStatus.EVERYTHING_KEPT if keep else SelectionStatus.NOTHING_KEPT
+    return HardSelection(masks, threshold, cost, num_kept, status)
+
+
+def admitted_ties(boundary: Boundary, costs: Sequence[float], budget: float) -> tuple[int, ...]:
+    """Return how many of the tied boundary blocks of each segment still fit, in order."""
+    kept = list(boundary.above)
+    for index, ties in enumerate(boundary.ties):
+        base = kept[index]
+        fits, fails = 0, ties + 1
+        while fails - fits > 1:
+            middle = (fits + fails) // 2
+            kept[index] = base + middle
+            fits, fails = (middle, fails) if exact_cost(kept, costs) <= budget else (fits, middle)
+        kept[index] = base + fits
+        if fits < ties:
+            break
+    return tuple(count - above for count, above in zip(kept, boundary.above, strict=True))
+
+
+def _tie_bounds(boundary: Boundary, cost: float, dtype: torch.dtype) -> tuple[float, float]:
+    """Return the values low <= v < high of a segment that are tied at the boundary."""
+    low, high = value_of(boundary.key), value_of(boundary.key + 1)
+    return least_value_at_ratio(low, cost, dtype), least_value_at_ratio(high, cost, dtype)
+
+
+def _own_share(
+    problem: Problem, costs: Sequence[float], boundary: Boundary, kept_ties: Sequence[int]
+) -> list[int]:
+    """Return how many tied blocks of each local shard are kept: earlier ranks go first."""
+    if problem.process_group is None:
+        return list(kept_ties)
+    local = []
+    for segment, cost in zip(problem.segments, costs, strict=True):
+        low, high = _tie_bounds(boundary, cost, segment.dtype)
+        local.append(int(((segment >= low) & (segment < high)).count_nonzero()))
+    counts = counts_by_rank(torch.tensor(local, device=problem.device), problem.process_group)
+    rank = own_rank(problem.process_group)
+    earlier = counts[:rank].sum(0).tolist()
+    return [
+        min(max(kept - before, 0), own)
+        for kept, before, own in zip(kept_ties, earlier, local, strict=True)
+    ]
+
+
+def _write(
+    masks: Sequence[Tensor], problem: Problem, boundary: Boundary, kept_ties: Sequence[int]
+) -> None:
+    """Write the masks: everything above the boundary, and the first of the tied blocks."""
+    for mask, segment, cost, kept in zip(
+        masks, problem.segments, problem.costs, kept_ties, strict=True
+    ):
+        assert not isinstance(cost, Tensor)
+        low, high = _tie_bounds(boundary, cost, segment.dtype)
+        cut = position_after(segment, low, high, kept) if kept and low < high else 0
+        flat = mask.view(-1)
+        _compare(flat[:cut], segment[:cut], low)
+        _compare(flat[cut:], segment[cut:], high)
+
+
+def _compare(out: Tensor, values: Tensor, threshold: float) -> None:
+    """Write ``values >= threshold``, a chunk at a time so that no scratch is large."""
+    for start, stop in chunk_bounds(values.numel(), chunk_size(values.device)):
+        torch.ge(values[start:stop], threshold, out=out[start:stop])

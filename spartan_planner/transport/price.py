@@ -1,0 +1,199 @@
+"""The search for the price that meets a budget over many tensors (DESIGN 4.1)."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from spartan_planner.errors import TransportError
+from spartan_planner.transport.collective import sum_over_ranks
+from spartan_planner.transport.passes import (
+    Segment,
+    as_sums,
+    is_narrow_safe,
+    mask_sums,
+    write_masks,
+)
+from spartan_planner.transport.problem import Cost, Problem, build_problem
+from spartan_planner.transport.results import Price, PriceSolution, SelectionStatus
+from spartan_planner.transport.root import Root, RootProblem, Sums, find_root, price_bracket
+from spartan_planner.transport.sampling import SAMPLE_BLOCKS, Sample, take_sample
+from spartan_planner.transport.values import checked_extremes
+
+# float64 sums of n terms carry about sqrt(n) * 1e-16; the budget is promised to 1e-9.
+_WIDE_TOLERANCE = 1.0e-11
+# A float32 logit of 8 to 16 comes in steps of 1e-6, and masks that all move together follow:
+# half a step is what float32 can promise.  The budget is promised to 1e-6.
+_NARROW_TOLERANCE = 5.0e-7
+# Bisection over all doubles takes 62 steps; Newton takes few.
+_WIDE_LIMIT = 200
+# From a sample's price Newton needs two or three reads; more means float32 cannot resolve it.
+_NARROW_LIMIT = 12
+#: Halley's error is about a tenth of the mismatch cubed: 1e-8 at 5e-3.
+TRUSTED_MISMATCH = 5.0e-3
+
+
+def check_beta(beta: float) -> float:
+    """Return beta as a float; refuse what is not positive and finite.
+
+    Raises:
+        TransportError: beta is zero, negative, infinite or NaN.
+    """
+    if not (beta > 0 and math.isfinite(beta)):
+        raise TransportError(f"beta is {beta}; it must be a positive finite number.")
+    return float(beta)
+
+
+def tolerance_of(arithmetic: torch.dtype) -> float:
+    """Return the relative budget error at which a solve in this arithmetic is done."""
+    return _WIDE_TOLERANCE if arithmetic == torch.float64 else _NARROW_TOLERANCE
+
+
+@dataclass(frozen=True)
+class Found:
+    """A root and the arithmetic (float32 or float64) in which it was found."""
+
+    root: Root
+    arithmetic: torch.dtype
+
+
+@dataclass(frozen=True)
+class PriceSearch:
+    """One problem with ``0 < budget < total`` at one beta, ready to be searched."""
+
+    problem: Problem
+    beta: float
+    bracket: tuple[float, float]
+    segments: tuple[Segment, ...]
+
+    def find(self, initial_price: float | None, trust: float) -> Found:
+        """Find the price, from a sample's price unless an initial one is given."""
+        if self.problem.num_blocks <= SAMPLE_BLOCKS or initial_price is None:
+            sample = take_sample(self.problem)
+            middle = 0.5 * (self.bracket[0] + self.bracket[1])
+            start = middle if initial_price is None else initial_price
+            root = find_root(self._on_sample(sample), start, _WIDE_TOLERANCE, _WIDE_LIMIT)
+            if sample.exact:
+                return Found(root, torch.float64)
+            initial_price = root.price.value(self.beta)
+        return self.refine(initial_price, trust)
+
+    def refine(self, start: float, trust: float) -> Found:
+        """Find the price over all values, in float32 arithmetic where that resolves it."""
+        reads = 0
+        for arithmetic in self._arithmetics(start):
+            wide = arithmetic == torch.float64
+            limit = _WIDE_LIMIT if wide else _NARROW_LIMIT
+            root = find_root(
+                self._on_values(arithmetic), start, tolerance_of(arithmetic), limit, trust
+            )
+            reads += root.num_iterations
+            if root.verified or root.num_iterations < limit:
+                break
+            start = root.price.value(self.beta)
+        return Found(Root(root.price, reads, root.relative_budget_error, root.verified), arithmetic)
+
+    def write(self, outputs: Sequence[Tensor], price: Price, arithmetic: torch.dtype) -> float:
+        """Write the masks of the local segments; return the relative budget error over all."""
+        local = self._zeros(1)
+        if self.segments:
+            local[0] = write_masks(self.segments, outputs, price, self.beta, arithmetic)
+        mass = float(sum_over_ranks(local, self.problem.process_group))
+        return abs(mass / self.problem.normalised_budget - 1.0)
+
+    def _arithmetics(self, start: float) -> tuple[torch.dtype, ...]:
+        """Return the arithmetics to try, agreed on by all ranks."""
+        unsafe = self._zeros(1)
+        unsafe[0] = not is_narrow_safe(self.segments, Price(start), self.beta)
+        any_unsafe = float(sum_over_ranks(unsafe, self.problem.process_group)) > 0.0
+        return (torch.float64,) if any_unsafe else (torch.float32, torch.float64)
+
+    def _on_values(self, arithmetic: torch.dtype) -> RootProblem:
+        """Return the root problem over all values."""
+
+        def evaluate(price: Price) -> Sums:
+            if not self.segments:
+                return self._summed(self._zeros(3))
+            return self._summed(mask_sums(self.segments, price, self.beta, arithmetic))
+
+        return self._root_problem(evaluate)
+
+    def _on_sample(self, sample: Sample) -> RootProblem:
+        """Return the root problem over a sample, which may be all there is."""
+        return self._root_problem(lambda price: self._summed(sample_sums(sample, price, self.beta)))
+
+    def _root_problem(self, evaluate: Callable[[Price], Sums]) -> RootProblem:
+        blocks, budget = float(self.problem.num_blocks), self.problem.normalised_budget
+        return RootProblem(evaluate, blocks, budget, self.beta, self.bracket)
+
+    def _summed(self, local: Tensor) -> Sums:
+        return as_sums(sum_over_ranks(local, self.problem.process_group))
+
+    def _zeros(self, count: int) -> Tensor:
+        return torch.zeros(count, dtype=torch.float64, device=self.problem.device)
+
+
+def sample_sums(sample: Sample, price: Price, beta: float) -> Tensor:
+    """Return [mass, spread, skew] over a sample, float64."""
+    mask = torch.sigmoid((sample.ratios - price.anchor) * beta - price.offset)
+    spread = sample.masses * mask * (1.0 - mask)
+    return torch.stack([sample.masses @ mask, spread.sum(), spread @ (1.0 - 2.0 * mask)])
+
+
+def limit_status(problem: Problem) -> SelectionStatus | None:
+    """Return the status of a budget of nothing or of everything, None in between."""
+    if problem.budget <= 0.0:
+        return SelectionStatus.NOTHING_KEPT
+    return SelectionStatus.EVERYTHING_KEPT if problem.budget >= problem.total else None
+
+
+def start_search(problem: Problem, beta: float) -> PriceSearch:
+    """Read the values once to check them and to bracket the price."""
+    extremes = checked_extremes(problem, problem.normalised_costs)
+    blocks, budget = float(problem.num_blocks), problem.normalised_budget
+    bracket = price_bracket(extremes, budget, blocks, beta)
+    pairs = zip(problem.segments, problem.normalised_costs, strict=True)
+    segments = tuple(Segment(values, cost) for values, cost in pairs if values.numel())
+    return PriceSearch(problem, beta, bracket, segments)
+
+
+def limit_price(status: SelectionStatus) -> float:
+    """Return the price in the limit: infinite when nothing is kept, minus infinite when all is."""
+    return math.inf if status is SelectionStatus.NOTHING_KEPT else -math.inf
+
+
+def solve_price(
+    values: Sequence[Tensor],
+    costs: Sequence[Cost],
+    budget: float,
+    beta: float,
+    *,
+    initial_price: float | None = None,
+    names: Sequence[str] | None = None,
+    process_group: dist.ProcessGroup | None = None,
+) -> PriceSolution:
+    """Find the price of :func:`solve_soft_topk` without writing the masks.
+
+    Takes the same arguments and raises the same errors; ``soft_masks`` applies the price.
+    """
+    problem = build_problem(values, costs, budget, names, process_group)
+    beta = check_beta(beta)
+    limit = limit_status(problem)
+    if limit is not None:
+        if problem.num_blocks:
+            checked_extremes(problem, problem.costs)
+        edge = limit_price(limit)
+        return PriceSolution(edge, Price(edge), 0, 0.0, limit)
+    root = start_search(problem, beta).find(usable_price(initial_price), trust=0.0).root
+    status = SelectionStatus.CONVERGED if root.verified else SelectionStatus.NOT_CONVERGED
+    return PriceSolution(
+        root.price.value(beta), root.price, root.num_iterations, root.relative_budget_error, status
+    )
+
+
+def usable_price(initial_price: float | None) -> float | None:
+    """Return the price if a search can start from it: the limits' infinite prices cannot."""
+    return initial_price if initial_price is not None and math.isfinite(initial_price) else None

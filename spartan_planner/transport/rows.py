@@ -1,0 +1,121 @@
+"""Many small independent problems at once: one row each, solved together in float64.
+
+The N:M scope has millions of rows of a few blocks.  A chunk of rows is solved at a time, so that
+scratch memory stays small.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Bisection over all doubles takes 62 steps; Newton on the logit scale takes few.
+_ITERATION_LIMIT = 200
+# Sums of a few float64 terms; the budget is promised to 1e-9.
+_TOLERANCE = 1.0e-12
+# As in the scalar search (root.py): keeps rounding of the logits below 1e-13.
+_REANCHOR_LOGITS = 1.0e3
+_REQUIRED_PROGRESS = 0.5
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of values with costs and a budget each: float64 ``[rows, n]``, same, ``[rows, 1]``."""
+
+    values: Tensor
+    costs: Tensor
+    budgets: Tensor
+
+    @property
+    def units(self) -> Tensor:
+        """Mean cost of each row, ``[rows, 1]``."""
+        return self.costs.mean(dim=1, keepdim=True)
+
+
+def hard_rows(rows: Rows) -> Tensor:
+    """Return the mask of the longest prefix by z within the budget of each row (DESIGN 4.3)."""
+    order = (rows.values / rows.costs).sort(dim=1, descending=True, stable=True).indices
+    ordered = rows.costs.gather(1, order)
+    first = ordered[:, :1]
+    # Equal costs are counted, not summed: exact where a sum would round.
+    count = torch.arange(1, ordered.shape[1] + 1, dtype=ordered.dtype, device=ordered.device)
+    equal = (ordered == first).all(dim=1, keepdim=True)
+    prefix = torch.where(equal, count * first, ordered.cumsum(1))
+    return torch.zeros_like(order, dtype=torch.bool).scatter_(1, order, prefix <= rows.budgets)
+
+
+def soft_rows(rows: Rows, beta: float) -> Tensor:
+    """Return the soft masks of all rows (DESIGN 4.1), float64."""
+    unit = rows.units
+    costs, blocks = rows.costs / unit, float(rows.costs.shape[1])
+    target = rows.budgets / unit
+    nothing, everything = target <= 0.0, target >= blocks * (1.0 - 1.0e-15)
+    inner = torch.where(nothing | everything, torch.full_like(target, 0.5 * blocks), target)
+    mask = _RowSearch(rows.values / costs, costs, inner, beta).solve()
+    return mask.masked_fill_(nothing, 0.0).masked_fill_(everything, 1.0)
+
+
+@dataclass(frozen=True)
+class _RowSearch:
+    """The search of ``root.find_root`` for all rows at once; budgets strictly inside."""
+
+    ratios: Tensor
+    costs: Tensor
+    target: Tensor
+    beta: float
+
+    def solve(self) -> Tensor:
+        """Iterate until every row meets its budget, and return the masks."""
+        blocks = float(self.ratios.shape[1])
+        shift = (self.target.log() - (blocks - self.target).log()) / self.beta
+        least, greatest = self.ratios.aminmax(dim=1, keepdim=True)
+        anchor = 0.5 * (least + greatest) - shift
+        slack = 1.0e-3 + 1.0e-12 * self.beta * (greatest.abs() + least.abs() + shift.abs())
+        low = self.beta * (least - shift - anchor) - slack
+        high = self.beta * (greatest - shift - anchor) + slack
+        offset, previous = torch.zeros_like(anchor), torch.full_like(anchor, torch.inf)
+        for _ in range(_ITERATION_LIMIT):
+            mask = torch.sigmoid(self.beta * (self.ratios - anchor) - offset)
+            mass = (self.costs * mask).sum(1, keepdim=True)
+            excess = mass - self.target
+            if bool((excess.abs() <= _TOLERANCE * self.target).all()):
+                break
+            low = torch.where(excess > 0.0, offset, low)
+            high = torch.where(excess < 0.0, offset, high)
+            step, mismatch = self._newton(mask, mass)
+            stalled = mismatch > _REQUIRED_PROGRESS * previous
+            proposal = offset + step
+            inside = (proposal > low) & (proposal < high) & ~stalled
+            proposal = torch.where(inside, proposal, 0.5 * (low + high))
+            offset = torch.where(excess == 0.0, offset, proposal)
+            previous = torch.where(stalled, torch.inf, mismatch)
+            anchor, (offset, low, high) = self._reanchored(anchor, offset, low, high)
+        return mask
+
+    def _newton(self, mask: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
+        """Return Newton's step on the logit scale, and the mismatch there."""
+        blocks = float(self.ratios.shape[1])
+        spread = (self.costs * mask * (1.0 - mask)).sum(1, keepdim=True)
+        rest = blocks - mass
+        mismatch = (mass / self.target).log() - (rest / (blocks - self.target)).log()
+        slope = spread / mass + spread / rest
+        step = mismatch / slope
+        return torch.where(torch.isfinite(step), step, torch.inf), mismatch.abs()
+
+    def _reanchored(
+        self, anchor: Tensor, offset: Tensor, low: Tensor, high: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """Move the anchor to the price itself where the offset has grown large."""
+        moved = torch.where(offset.abs() > _REANCHOR_LOGITS, anchor + offset / self.beta, anchor)
+        shift = self.beta * (moved - anchor)
+        return moved, (offset - shift, low - shift, high - shift)
+
+
+def row_gradient(mask: Tensor, costs: Tensor, beta: float, gradient: Tensor) -> Tensor:
+    """Return dL/dv of every row (DESIGN 4.2) for float64 masks, costs and g, all [rows, n]."""
+    normalised = costs / costs.mean(dim=1, keepdim=True)
+    spread = mask * (1.0 - mask)
+    weight = (normalised * spread).sum(1, keepdim=True)
+    shared = (gradient * spread).sum(1, keepdim=True) / weight
+    slope = beta * spread * (gradient / normalised - shared)
+    return slope.masked_fill_(weight <= 0.0, 0.0)

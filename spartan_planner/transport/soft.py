@@ -1,0 +1,104 @@
+"""Segmented soft top-k (DESIGN 4.1): one price over many tensors, none copied or joined."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from spartan_planner.transport.price import (
+    TRUSTED_MISMATCH,
+    PriceSearch,
+    check_beta,
+    limit_price,
+    limit_status,
+    start_search,
+    tolerance_of,
+    usable_price,
+)
+from spartan_planner.transport.problem import Cost, Problem, build_problem
+from spartan_planner.transport.results import SelectionStatus, SoftSelection
+from spartan_planner.transport.values import checked_extremes
+
+
+def solve_soft_topk(
+    values: Sequence[Tensor],
+    costs: Sequence[Cost],
+    budget: float,
+    beta: float,
+    *,
+    initial_price: float | None = None,
+    names: Sequence[str] | None = None,
+    process_group: dist.ProcessGroup | None = None,
+) -> SoftSelection:
+    r"""Spread a budget softly over the blocks of many tensors (DESIGN 4.1).
+
+    Solves, over all blocks b of all tensors, with costs divided by their mean,
+
+        maximise    sum_b v_b m_b + (1/beta) sum_b c_b H(m_b)
+        subject to  sum_b c_b m_b = budget,  0 <= m_b <= 1
+
+    whose solution is ``m_b = sigmoid(beta (v_b / c_b - price))``.
+
+    Args:
+        values: Tensors of any shape; float64, float32, bfloat16 or float16; finite.
+        costs: For each tensor the cost of one of its blocks (or a tensor with one per element),
+            positive, in any unit.
+        budget: In the unit of the costs, from 0 to the cost of all blocks, limits included.
+        beta: Sharpness; acts on value per mean-normalised cost.
+        initial_price: The price of an earlier solve on similar values, which saves reads.
+        names: Names of the tensors for error messages.
+        process_group: When given, the values are this rank's shards (some may be empty), and
+            counts, costs and budget are understood over all ranks.
+
+    Returns:
+        Masks of the shapes and dtypes of the values, not attached to autograd.
+
+    Raises:
+        TransportError: For values, costs, a budget or a beta that this is not defined for.
+    """
+    problem = build_problem(values, costs, budget, names, process_group)
+    beta = check_beta(beta)
+    limit = limit_status(problem)
+    if limit is not None:
+        return _limit_selection(problem, values, limit)
+    search = start_search(problem, beta)
+    masks = tuple(
+        torch.empty_like(value, memory_format=torch.contiguous_format) for value in values
+    )
+    return _written(search, masks, usable_price(initial_price))
+
+
+def _limit_selection(
+    problem: Problem, values: Sequence[Tensor], status: SelectionStatus
+) -> SoftSelection:
+    """Return masks of all zeros or all ones."""
+    if problem.num_blocks:
+        checked_extremes(problem, problem.costs)
+    fill = 0.0 if status is SelectionStatus.NOTHING_KEPT else 1.0
+    masks = tuple(
+        torch.full_like(value, fill, memory_format=torch.contiguous_format, requires_grad=False)
+        for value in values
+    )
+    return SoftSelection(masks, limit_price(status), 0, 0.0, status)
+
+
+def _written(
+    search: PriceSearch, masks: tuple[Tensor, ...], initial_price: float | None
+) -> SoftSelection:
+    """Search, write the masks, and measure the budget error on what was written.
+
+    Writing evaluates the budget anyway, so a step that cubic convergence vouches for is written
+    unverified; when the error turns out too large the search goes on from there.
+    """
+    outputs = [mask.reshape(-1) for mask in masks if mask.numel()]
+    found = search.find(initial_price, TRUSTED_MISMATCH)
+    reads = found.root.num_iterations
+    error = search.write(outputs, found.root.price, found.arithmetic)
+    if error > tolerance_of(found.arithmetic) and not found.root.verified:
+        found = search.refine(found.root.price.value(search.beta), 0.0)
+        reads += found.root.num_iterations
+        error = search.write(outputs, found.root.price, found.arithmetic)
+    converged = error <= 2.0 * tolerance_of(found.arithmetic)
+    status = SelectionStatus.CONVERGED if converged else SelectionStatus.NOT_CONVERGED
+    return SoftSelection(masks, found.root.price.value(search.beta), reads + 1, error, status)
