@@ -1,5 +1,6 @@
 """Floats as integers in the same order, so that a search over values is a search over integers."""
 
+import math
 import struct
 
 import torch
@@ -40,11 +41,29 @@ def least_value_at_ratio(ratio: float, cost: float, dtype: torch.dtype) -> float
     """Return the least v of ``dtype`` with ``float64(v) / cost >= ratio``, inf if there is none.
 
     So "z at least ratio" becomes a comparison of the values themselves, exact and without a
-    division per element.  A search over the keys, from the product as a guess.
+    division per element.  Gallops from the product, which is at most a few keys off, and bisects.
     """
-    top = key_of(float("inf"), dtype)
-    low, high = key_of(float("-inf"), dtype), top
+
+    def fails(key: int) -> bool:
+        return value_of(key, dtype) / cost < ratio
+
+    bottom, top = key_of(-math.inf, dtype), key_of(math.inf, dtype)
+    low = high = _nearest_key(ratio * cost, dtype)
+    step = 1
+    while low > bottom and not fails(low):
+        low, step = max(low - step, bottom), 2 * step
+    step = 1
+    while high < top and fails(high):
+        high, step = min(high + step, top), 2 * step
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if value_of(middle, dtype) / cost >= ratio else (middle, high)
+        low, high = (middle, high) if fails(middle) else (low, middle)
     return value_of(high, dtype)
+
+
+def _nearest_key(value: float, dtype: torch.dtype) -> int:
+    """Return the key of a value of ``dtype`` near ``value``; that of infinity on overflow."""
+    try:
+        return key_of(value, dtype)
+    except OverflowError:
+        return key_of(math.copysign(math.inf, value), dtype)

@@ -164,7 +164,7 @@ class _SoftTopK(torch.autograd.Function):
         return mask.view(values.shape)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(
         ctx: Any,  # noqa: ANN401 - torch has no type for it
         gradient: Tensor,

@@ -7,7 +7,13 @@ from torch import Tensor
 
 from spartan_planner.errors import TransportError
 from spartan_planner.transport.tile_sums import require_same_shape, row_chunks
-from spartan_planner.transport.tiles import TileLayout, column_blocks, corners, tile_layout
+from spartan_planner.transport.tiles import (
+    TileLayout,
+    column_blocks,
+    corners,
+    split_axis,
+    tile_layout,
+)
 
 
 def expand_tiles(block_tensor: Tensor, tile: Sequence[int], shape: Sequence[int]) -> Tensor:
@@ -136,7 +142,7 @@ def _scale_rows(source: Tensor, scale: Tensor, layout: TileLayout, out: Tensor) 
     for corner in corners((source.shape[0],), (layout.step,)):
         rows, blocks, step = corner.elements[0], corner.blocks[0], corner.tile[0]
         torch.mul(
-            source[rows].unflatten(0, (-1, step)),
+            split_axis(source[rows], 0, step),
             wide[blocks].unsqueeze(1),
-            out=out[rows].unflatten(0, (-1, step)),
+            out=split_axis(out[rows], 0, step),
         )

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from spartan_planner.errors import TransportError
 from spartan_planner.transport.passes import chunk_size
-from spartan_planner.transport.tiles import TileLayout, corners, tile_layout
+from spartan_planner.transport.tiles import TileLayout, corners, split_axis, tile_layout
 
 
 def tile_values(weight: Tensor, tile: Sequence[int]) -> Tensor:
@@ -96,7 +96,7 @@ def _tile_sums(
         part = scratch[: stop - start]
         fill(start, stop, part)
         for corner in corners((stop - start,), (layout.step,)):
-            rows = part[corner.elements[0]].unflatten(0, (-1, corner.tile[0])).sum(1)
+            rows = split_axis(part[corner.elements[0]], 0, corner.tile[0]).sum(1)
             first = start // layout.step + corner.blocks[0].start
             sums[first : first + rows.shape[0]] += _inner_sums(rows, layout)
     return sums.view(layout.grid)
@@ -111,6 +111,6 @@ def _inner_sums(rows: Tensor, layout: TileLayout) -> Tensor:
     for corner in corners(layout.inner_shape, layout.inner_tile):
         part = shaped[:, *corner.elements]
         for axis, side in enumerate(corner.tile, start=1):
-            part = part.unflatten(axis, (-1, side)).sum(axis + 1)
+            part = split_axis(part, axis, side).sum(axis + 1)
         sums[:, *corner.blocks] = part
     return sums.view(rows.shape[0], -1)

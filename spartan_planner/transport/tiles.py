@@ -119,6 +119,12 @@ def corners(shape: Sequence[int], tile: Sequence[int]) -> Iterator[Corner]:
         yield Corner(elements, blocks, sides)
 
 
+def split_axis(tensor: Tensor, axis: int, step: int) -> Tensor:
+    """Return a view with an axis of k * step elements split into ``k, step``."""
+    shape = tensor.shape
+    return tensor.view(*shape[:axis], shape[axis] // step, step, *shape[axis + 1 :])
+
+
 @lru_cache(maxsize=1024)
 def column_blocks(shape: tuple[int, ...], tile: tuple[int, ...], device: torch.device) -> Tensor:
     """Return the index of the block of every column of a row, int64 [columns]."""
