@@ -8,6 +8,7 @@ not at all.
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -62,7 +63,7 @@ def parse_document(text: str, cls: type[_Document], origin: str) -> _Document:
     """
     try:
         as_json = json.dumps(yaml.load(text, Loader=_Loader))
-    except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
+    except _NOT_PLAIN_YAML as error:
         reason = " ".join(str(error).split())
         raise DocumentError(f"{origin} is not a plain YAML document: {reason}") from error
     try:
@@ -72,16 +73,30 @@ def parse_document(text: str, cls: type[_Document], origin: str) -> _Document:
     return parsed
 
 
+_NOT_PLAIN_YAML = (
+    yaml.YAMLError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What the YAML library raises: tags such as ``!!int ""`` make it fail in ways of their own."""
+
+
 class _Loader(yaml.SafeLoader):
     """Safe YAML that also reads floats such as ``1e-05``, refuses repeated keys and aliases."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
-                raise yaml.YAMLError(f"keys must be text, found {key!r} at{node.start_mark}")
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"key {key!r} appears twice at{node.start_mark}")
+                raise yaml.YAMLError(f"keys must be text, found {key!r} at{key_node.start_mark}")
+            if key in seen:
+                raise yaml.YAMLError(f"key {key!r} appears twice at{key_node.start_mark}")
+            seen.add(key)
         return super().construct_mapping(node, deep)
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
@@ -101,7 +116,7 @@ def _read_text(path: Path, kind: str) -> str:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise DocumentError(f"{kind} {path} does not exist; check the path") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise DocumentError(f"{kind} {path} cannot be read as text: {error}") from error
 
 
@@ -133,13 +148,21 @@ class _Dumper(yaml.SafeDumper):
     """Lists of scalars on one line, everything else in blocks: short and diffable."""
 
 
+_FLOAT_WITHOUT_POINT = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$")
+for _side in (_Loader, _Dumper):
+    # JSON writes "1e-05", which YAML 1.1 takes for text; the writer quotes text of that form.
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float", _FLOAT_WITHOUT_POINT, list("-+0123456789")
+    )
+
+
 def _represent_list(dumper: yaml.SafeDumper, data: list[Any]) -> yaml.Node:
     flat = not any(isinstance(item, list | dict) for item in data)
     return dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=flat)
 
 
 def _represent_float(dumper: yaml.SafeDumper, data: float) -> yaml.Node:
-    # YAML 1.1 reads "1e-05" as text; a float needs a point in its mantissa.
+    # For other readers of YAML 1.1, to which a float needs a point in its mantissa.
     text = repr(data)
     if "e" in text and "." not in text:
         text = text.replace("e", ".0e")

@@ -14,8 +14,11 @@ class DocumentError(SpartanPlannerError):
     """A file cannot be read, parsed or written."""
 
 
-class UnknownNameError(SpartanPlannerError):
-    """A name (cost model, layout, profile, layer) that nothing is known by."""
+class UnknownNameError(SpartanPlannerError, ValueError):
+    """A name (cost model, layout, profile, layer) that nothing is known by.
+
+    Also a ``ValueError``: a document that holds such a name then says where.
+    """
 
 
 class CostModelError(SpartanPlannerError):

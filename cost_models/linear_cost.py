@@ -50,4 +50,4 @@ class LinearCost:
             return 1.0
         if self.fixed >= self.dense or num_blocks == 0:
             return 0.0
-        return (self.dense - self.fixed) / (self.per_block * num_blocks)
+        return min(1.0, (self.dense - self.fixed) / (self.per_block * num_blocks))

@@ -9,6 +9,9 @@ from rich.console import Console
 
 from spartan_planner.errors import UsageError
 
+EXIT_MISSED = 1
+"""Exit code of a command that found a promise missed."""
+
 Model = Annotated[
     str,
     typer.Argument(

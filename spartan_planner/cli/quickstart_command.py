@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from spartan_planner.cli.options import AsJson, print_json
+from spartan_planner.cli.options import EXIT_MISSED, AsJson, print_json
 
 
 def quickstart_command(
@@ -13,11 +13,12 @@ def quickstart_command(
         Path("quickstart")
     ),
     as_json: AsJson = False,
-) -> int:
+) -> None:
     """Profile this CPU, plan, train, export and verify a network on handwritten digits."""
     from spartan_planner.quickstart import run_quickstart
 
     summary = run_quickstart(out, quiet=as_json)
     if as_json:
         print_json(summary.to_json())
-    return 0 if summary.ok else 1
+    if not summary.ok:
+        raise typer.Exit(EXIT_MISSED)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from spartan_planner.cli.options import AsJson, output, print_json
+from spartan_planner.cli.options import EXIT_MISSED, AsJson, output, print_json
 from spartan_planner.progress import progress_bar
 
 
@@ -25,7 +25,7 @@ def verify_command(
         float, typer.Option("--tolerance", help="Share by which asked may be exceeded.")
     ] = 0.10,
     as_json: AsJson = False,
-) -> int:
+) -> None:
     """Time an exported file on this device; exit code 1 when its promise is missed."""
     from spartan_planner.planning import read_plan
     from spartan_planner.report import verification_table
@@ -39,4 +39,5 @@ def verify_command(
         print_json(result.to_json())
     else:
         output.print(verification_table(result))
-    return 0 if result.ok else 1
+    if not result.ok:
+        raise typer.Exit(EXIT_MISSED)

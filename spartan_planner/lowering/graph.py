@@ -51,26 +51,33 @@ def lower_graph(model: ir.Model, layouts: Mapping[str, Layout]) -> tuple[Lowered
             f"(found: {', '.join(sorted(nodes)) or 'none'}); keep that layer dense in the plan"
         )
     lowered = [
-        _lower_node(model.graph, node, layouts[name])
-        for name, node in nodes.items()
+        _lower_node(model.graph, node, layouts[name], f"{name}.use{use}" if use else name)
+        for name, sharing in nodes.items()
         if name in layouts
+        for use, node in enumerate(sharing)
     ]
     return tuple(layer for layer in lowered if layer is not None)
 
 
-def _convolutions_by_weight(graph: ir.Graph) -> dict[str, ir.Node]:
-    found = {}
+def _convolutions_by_weight(graph: ir.Graph) -> dict[str, list[ir.Node]]:
+    """The plain convolutions with a constant weight; several may share one."""
+    found: dict[str, list[ir.Node]] = {}
     for node in graph:
         if node.op_type != "Conv" or node.domain != "":
             continue
         weight = node.inputs[1]
         groups = node.attributes.get_int("group", 1)
-        if groups == 1 and weight is not None and weight.const_value is not None:
-            found[str(weight.name)] = node
+        if groups == 1 and weight is not None and _is_constant(weight):
+            found.setdefault(str(weight.name), []).append(node)
     return found
 
 
-def _lower_node(graph: ir.Graph, node: ir.Node, layout: Layout) -> LoweredLayer | None:
+def _is_constant(value: ir.Value) -> bool:
+    return value.is_initializer() and not value.is_graph_input()
+
+
+def _lower_node(graph: ir.Graph, node: ir.Node, layout: Layout, label: str) -> LoweredLayer | None:
+    """Lower one convolution; what is added to the graph is named after ``label``."""
     weight, source = node.inputs[1], node.inputs[0]
     assert weight is not None
     assert weight.const_value is not None
@@ -82,16 +89,16 @@ def _lower_node(graph: ir.Graph, node: ir.Node, layout: Layout) -> LoweredLayer 
         return None
     gather = ir.node(
         "Gather",
-        [source, _constant(graph, packed.inputs, f"{name}.inputs")],
+        [source, _constant(graph, packed.inputs, f"{label}.inputs")],
         {"axis": 1},
-        name=f"{name}.gather",
+        name=f"{label}.gather",
     )
     graph.insert_before(node, gather)
     node.replace_input_with(0, gather.outputs[0])
-    node.replace_input_with(1, _constant(graph, packed.weight, f"{name}.packed"))
+    node.replace_input_with(1, _constant(graph, packed.weight, f"{label}.packed"))
     node.attributes["group"] = ir.AttrInt64("group", packed.num_groups)
     if packed.has_padded_outputs:
-        _cut_padded_outputs(graph, node, packed, name)
+        _cut_padded_outputs(graph, node, packed, label)
     if not weight.uses() and not weight.is_graph_output():
         graph.initializers.pop(name)
     return LoweredLayer(name, packed.num_groups, packed.num_inputs_per_group, dense.shape[1])
@@ -103,7 +110,7 @@ def _cut_padded_outputs(
     """Fill the bias of the last group with zeros and slice the added outputs off again."""
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if bias is not None:
-        if bias.const_value is None:
+        if not _is_constant(bias) or bias.const_value is None:
             raise ExportError(f"the bias of layer {name!r} is not constant; keep it dense")
         values = bias.const_value.numpy()
         filled = np.zeros(packed.weight.shape[0], values.dtype)
@@ -115,7 +122,7 @@ def _cut_padded_outputs(
         for part, figure in (("start", 0), ("end", packed.num_outputs), ("axis", 1))
     ]
     cut = ir.node("Slice", [output, *bounds], name=f"{name}.slice")
-    cut.outputs[0].type = output.type
+    cut.outputs[0].type, cut.outputs[0].shape = output.type, output.shape
     output.replace_all_uses_with(cut.outputs[0], replace_graph_outputs=True)
     cut.replace_input_with(0, output)
     # The graph's value keeps the outer name, since a user may read a graph output by it.

@@ -105,14 +105,13 @@ def _minimum(candidate: SparseCandidate) -> float:
 def _lowest_feasible_price(layers: Sequence[LayerCandidates], budget: float) -> float:
     if _total_cost(layers, 0.0) <= budget:
         return 0.0
-    least = least_cost(layers)
-    if least > budget:
-        raise InfeasibleBudgetError(_explain_infeasible(layers, least))
+    if least_cost(layers) > budget:
+        raise _infeasible(layers, budget)
     low, high = 0.0, _price_above_all(layers)
     while _total_cost(layers, high) > budget:
         low, high = high, high * 2
         if not np.isfinite(high):
-            raise InfeasibleBudgetError(_explain_infeasible(layers, least))
+            raise _infeasible(layers, budget)
     for _ in range(_NUM_BISECTIONS):
         middle = (low + high) / 2
         if middle in (low, high):
@@ -215,7 +214,14 @@ def _choice(
     return LayerChoice(layer.name, candidate, kept, cost, value)
 
 
-def _explain_infeasible(layers: Sequence[LayerCandidates], least: float) -> str:
+def dearest_layers(layers: Sequence[LayerCandidates]) -> str:
+    """Name the layers that cost most even at their least: the ones that hold a budget up."""
     ranked = sorted(layers, key=_least_layer_cost, reverse=True)[:_NUM_NAMED_LAYERS]
-    names = ", ".join(f"{layer.name} ({_least_layer_cost(layer):.4g})" for layer in ranked)
-    return f"the layers cost at least {least:.4g}, most of it in {names}"
+    return ", ".join(f"{layer.name} ({_least_layer_cost(layer):.4g})" for layer in ranked)
+
+
+def _infeasible(layers: Sequence[LayerCandidates], budget: float) -> InfeasibleBudgetError:
+    return InfeasibleBudgetError(
+        f"a budget of {budget:.4g} for the layers cannot be reached: they cost at least "
+        f"{least_cost(layers):.4g}, held up by {dearest_layers(layers)}"
+    )

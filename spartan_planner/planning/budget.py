@@ -1,5 +1,6 @@
 """Budgets as users write them: ``latency=50%``, ``latency=12ms``, ``params=4M``."""
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -70,12 +71,17 @@ def budget_for(cost: str, amount: str) -> Budget:
         raise UsageError(
             f"budget {cost}={amount} is not understood; write a share such as 40% or {allowed}"
         )
+    is_relative = unit == _PERCENT
     figure = float(match["figure"])
-    if figure <= 0:
-        raise UsageError(f"budget {cost}={amount} must be positive")
-    if unit == _PERCENT:
-        return Budget(cost, figure / 100, is_relative=True)
-    return Budget(cost, figure * units[unit], is_relative=False)
+    figure = figure / 100 if is_relative else figure * units[unit]
+    if not 0 < figure < math.inf:
+        raise UsageError(f"budget {cost}={amount} must be positive and finite")
+    return Budget(cost, figure, is_relative)
+
+
+def base_unit(model: CostModel) -> str:
+    """Return what to write behind a figure in the cost model's own unit."""
+    return next(unit for unit, scale in _units(model).items() if scale == 1.0)
 
 
 def _units(model: CostModel) -> dict[str, float]:

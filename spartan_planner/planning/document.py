@@ -62,6 +62,8 @@ class PlanLayer:
         num_weights: elements of the weight.
         num_blocks: blocks of the layout; 0 where dense.
         num_kept_blocks: blocks to keep; 0 where dense.
+        kept_size: their size in whole blocks, below their number where one is ragged; 0 where
+            dense.
         density: planned share of elements kept.
         costs: by cost model, the layer's linear cost (where dense, only ``dense`` counts).
     """
@@ -71,6 +73,7 @@ class PlanLayer:
     num_weights: int
     num_blocks: int
     num_kept_blocks: int
+    kept_size: float
     density: float
     costs: dict[str, LinearCost]
 
@@ -80,6 +83,8 @@ class PlanLayer:
             Layout.parse(self.layout)
             if not 0 < self.num_kept_blocks <= self.num_blocks:
                 raise ValueError("num_kept_blocks must lie between 1 and num_blocks")
+            if not 0 < self.kept_size <= self.num_kept_blocks:
+                raise ValueError("kept_size must be positive and at most num_kept_blocks")
         if not 0 <= self.density <= 1:
             raise ValueError("density must lie between 0 and 1")
 
@@ -89,11 +94,11 @@ class PlanLayer:
         return self.layout != DENSE
 
     def predicted(self, cost: str, num_kept_blocks: float | None = None) -> float:
-        """Return the layer's cost with so many whole blocks kept; the planned number by default."""
+        """Return the layer's cost with so many whole blocks kept; what is planned by default."""
         linear = self.costs[cost]
         if not self.is_sparse:
             return linear.dense
-        kept = self.num_kept_blocks if num_kept_blocks is None else num_kept_blocks
+        kept = self.kept_size if num_kept_blocks is None else num_kept_blocks
         return linear.best(kept)
 
 
@@ -159,6 +164,13 @@ class Plan:
         """Refuse plans that break their own promise."""
         if not self.budgets:
             raise ValueError("a plan needs a budget")
+        names = [layer.name for layer in self.layers]
+        if len(set(names)) < len(names):
+            raise ValueError("a layer appears twice")
+        for layer in self.layers:
+            for total in (*self.budgets, *self.totals):
+                if total.cost not in layer.costs:
+                    raise ValueError(f"layer {layer.name!r} has no {total.cost} cost")
         for budget in self.budgets:
             if budget.asked is None or budget.predicted > budget.asked:
                 raise ValueError(f"the predicted {budget.cost} is above what was asked")

@@ -19,8 +19,14 @@ from cost_models import (
 )
 from cost_models.documents import dump_document
 from spartan_planner.errors import InfeasibleBudgetError, PlanError, UsageError
-from spartan_planner.planning.allocation import Allocation, LayerChoice, allocate, least_cost
-from spartan_planner.planning.budget import Budget
+from spartan_planner.planning.allocation import (
+    Allocation,
+    LayerChoice,
+    allocate,
+    dearest_layers,
+    least_cost,
+)
+from spartan_planner.planning.budget import Budget, base_unit
 from spartan_planner.planning.candidates import LayerCandidates, SparseCandidate
 from spartan_planner.planning.document import (
     DENSE,
@@ -159,20 +165,20 @@ def _allocate(
     except InfeasibleBudgetError as error:
         least = rest + least_cost(layers)
         raise InfeasibleBudgetError(
-            f"a {budget.cost} of {asked:.4g} {model.unit} cannot be reached: the least achievable "
-            f"is {least:.4g} {model.unit} ({least / dense:.1%} of dense {dense:.4g}), since "
-            f"{error}; ask for {_hint(budget, least, dense)} or more"
+            f"{budget.cost} of {asked:.4g} {model.unit} cannot be reached: the least achievable is "
+            f"{least:.4g} {model.unit} ({least / dense:.1%} of the dense {dense:.4g} "
+            f"{model.unit}), held up by {dearest_layers(layers)}; ask for "
+            f"{_hint(budget, model, least, dense)} or more"
         ) from error
 
 
-def _hint(budget: Budget, least: float, dense: float) -> str:
+def _hint(budget: Budget, model: CostModel, least: float, dense: float) -> str:
+    """Return a budget, as users write it, that can just be met."""
+    reachable = least / (1 - 2 * ROUNDING)
     if budget.is_relative:
-        return f"{budget.cost}={_ceil_percent(least / dense)}%"
-    return f"{budget.cost} {least:.4g}"
-
-
-def _ceil_percent(share: float) -> int:
-    return int(np.ceil(share * 100))
+        return f"{budget.cost}={math.ceil(reachable / dense * 100)}%"
+    digit = 10.0 ** (math.floor(math.log10(reachable)) - 3)
+    return f"{budget.cost}={math.ceil(reachable / digit) * digit:.4g}{base_unit(model)}"
 
 
 def _plan_layer(
@@ -181,7 +187,7 @@ def _plan_layer(
     models = _known_costs(profile)
     if choice.candidate is None:
         costs = {m.name: _dense_only(m, layer, profile) for m in models}
-        return PlanLayer(layer.name, DENSE, layer.num_weights, 0, 0, 1.0, costs)
+        return PlanLayer(layer.name, DENSE, layer.num_weights, 0, 0, 0.0, 1.0, costs)
     layout = choice.candidate.layout
     kept_size = float(np.sum(choice.candidate.sizes[choice.kept]))
     return PlanLayer(
@@ -190,7 +196,8 @@ def _plan_layer(
         num_weights=layer.num_weights,
         num_blocks=choice.kept.size,
         num_kept_blocks=int(np.count_nonzero(choice.kept)),
-        density=kept_size / layout.num_whole_blocks(layer.shape.weight_shape),
+        kept_size=kept_size,
+        density=min(1.0, kept_size / layout.num_whole_blocks(layer.shape.weight_shape)),
         costs={m.name: m.linear_cost(layer, layout, profile) for m in models},
     )
 

@@ -119,7 +119,8 @@ def _layer(name: str, shape: LayerShape, generator: np.random.Generator) -> _Lay
     scale = 1 / math.sqrt(math.prod(weight_shape[1:]))
     weight = generator.standard_normal(weight_shape, np.float32) * np.float32(scale)
     if shape.op == "embedding":
-        node = helper.make_node("Gather", [f"{name}.weight", f"{name}.input"], [f"{name}.output"])
+        operands = [f"{name}.weight", f"{name}.input"]
+        node = helper.make_node("Gather", operands, [f"{name}.output"], name=name)
         return _Layer([node], [numpy_helper.from_array(weight, f"{name}.weight")])
     if shape.op == "linear":
         return _linear(name, shape, weight)

@@ -9,6 +9,9 @@ from scipy.optimize import least_squares, nnls
 OUTLIER_SCALE = 0.05
 """Relative residuals beyond this weigh less than quadratically: a disturbed point is an outlier."""
 
+NEGLIGIBLE = 1e-6
+"""A part of the line below this share of the measured times is the solver's rounding: zero."""
+
 
 @dataclass(frozen=True)
 class LinearFit:
@@ -42,10 +45,12 @@ def fit_linear(num_kept_blocks: NDArray[np.float64], times: NDArray[np.float64])
         raise ValueError("a fit needs at least two points with positive times")
     design = np.stack([np.ones_like(num_kept_blocks), num_kept_blocks], axis=1) / times[:, None]
     start, _ = nnls(design, np.ones_like(times))
-    scale = np.maximum(start, 1e-12)
+    # The size that each figure would have alone: one that starts at zero can still grow.
+    scale: NDArray[np.float64] = 1 / np.maximum(np.mean(design, axis=0), 1e-12)
 
     def residuals(scaled: NDArray[np.float64]) -> NDArray[np.float64]:
-        return design @ (scaled * scale) - 1
+        errors: NDArray[np.float64] = design @ (scaled * scale) - 1
+        return errors
 
     solution = least_squares(
         residuals,
@@ -54,5 +59,5 @@ def fit_linear(num_kept_blocks: NDArray[np.float64], times: NDArray[np.float64])
         loss="soft_l1",
         f_scale=OUTLIER_SCALE,
     )
-    fixed, per_block = solution.x * scale
+    fixed, per_block = np.where(solution.x < NEGLIGIBLE, 0.0, solution.x) * scale
     return LinearFit(float(fixed), float(per_block), design @ (fixed, per_block) - 1)

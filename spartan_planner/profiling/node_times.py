@@ -14,6 +14,8 @@ from spartan_planner.onnx_sessions import Session, open_session, session_options
 from spartan_planner.profiling.benchmark_network import FEEDER_OP, BenchmarkNetwork
 
 _KERNEL_SUFFIX = "_kernel_time"
+_SHORTEST_MS = 0.5e-3
+"""The profiler counts whole microseconds; what it counts as none took about half of one."""
 
 
 class ProfiledNetwork:
@@ -59,7 +61,8 @@ class ProfiledNetwork:
         if any(name not in durations for nodes in self._nodes for name in nodes):
             raise ModelError("ONNX Runtime's profiler left out a node; its version is not known")
         layers = [np.sum([durations[name] for name in nodes], axis=0) for nodes in self._nodes]
-        return np.stack(layers, axis=1)
+        times: NDArray[np.float64] = np.maximum(np.stack(layers, axis=1), _SHORTEST_MS)
+        return times
 
 
 def _nodes_of_layer(graph: onnx.GraphProto, output: str) -> list[str]:

@@ -53,6 +53,7 @@ class Sparsifier:
         ]
         self._is_frozen = False
         self._beta = 0.0
+        self._last_point = schedule_point(plan.schedule, 0, total_steps)
         self._value_scale = _mean_block_elements(plan.sparse_layers)
         self._handles = [
             optimizer.register_step_pre_hook(lambda *_: self._before_step()),
@@ -95,7 +96,7 @@ class Sparsifier:
 
     @torch.no_grad()
     def _before_step(self) -> None:
-        if self.num_steps_done == 0:
+        if self.num_steps_done == 0 or not self._weights:
             return
         if self._is_frozen:
             for weight in self._weights:
@@ -130,7 +131,8 @@ class Sparsifier:
                 weight.apply_hard(weight.parameter)
             return
         point = schedule_point(self.plan.schedule, self.num_steps_done, self.total_steps)
-        self._select(point)
+        if self._weights:
+            self._select(point)
         for weight in self._weights:
             weight.put_sparse()
         if point.is_frozen:
@@ -143,6 +145,7 @@ class Sparsifier:
 
     def _select(self, point: SchedulePoint) -> None:
         """Solve soft and hard top-k over the blocks of all layers at a point of the schedule."""
+        self._last_point = point
         scaled = [weight.rank() / self._value_scale for weight in self._weights]
         values = [_behind_protected(w, v) for w, v in zip(self._weights, scaled, strict=True)]
         costs = [weight.cost_per_block for weight in self._weights]

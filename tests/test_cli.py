@@ -1,0 +1,175 @@
+"""The command line: what users type, what they see, and what is left behind when they err."""
+
+import json
+
+import pytest
+
+from spartan_planner.cli.app import run
+
+NETWORK = """
+import sys
+sys.path.insert(0, {tests!r})
+from networks import tiny_network
+
+def network():
+    return tiny_network()
+"""
+
+
+def call(capsys, *arguments):
+    code = run([str(item) for item in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, request):
+    tests = str(request.path.parent)
+    (tmp_path / "mine.py").write_text(NETWORK.format(tests=tests), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.end_to_end
+def test_the_readmes_path_for_a_model_of_ones_own(folder, capsys):
+    shape = ("--input-shape", "1,1,8,8")
+    assert call(capsys, "inspect", "mine:network", *shape, "-o", "w.yaml")[0] == 0
+    code, out, _ = call(
+        capsys, "profile", "w.yaml", "-o", "p.yaml", "--rounds", 10, "--name", "box", "--json"
+    )
+    assert code == 0, _
+    assert json.loads(out)["name"] == "box"
+    plan = ("plan", "mine:network", *shape, "--profile", "p.yaml", "-b", "latency=90%")
+    code, out, _ = call(capsys, *plan, "-o", "plan.yaml", "--json")
+    assert code == 0, _
+    (budget,) = json.loads(out)["budgets"]
+    assert budget["cost"] == "latency"
+    assert budget["unit"] == "ms"
+    assert budget["predicted"] <= budget["asked"] == pytest.approx(0.9 * budget["dense"])
+    train = ("train", "mine:network", "--data", "digits", "--plan", "plan.yaml", "--epochs", 1)
+    code, out, _ = call(capsys, *train, "-o", "s.safetensors", "--json")
+    assert code == 0, _
+    assert json.loads(out)["stats"]["predicted"] <= budget["asked"]
+    export = ("export", "mine:network", "--plan", "plan.yaml", "--checkpoint", "s.safetensors")
+    code, out, _ = call(capsys, *export, "-o", "m.onnx", "--json")
+    assert code == 0, _
+    assert json.loads(out)["predicted"]["latency"] <= budget["asked"]
+    assert call(capsys, "export", "mine:network", *shape, "-o", "d.onnx")[0] == 0
+    verify = ("verify", "m.onnx", "--dense", "d.onnx", "--plan", "plan.yaml", "--rounds", 10)
+    code, out, _ = call(capsys, *verify, "--tolerance", 100, "--json")
+    assert code == 0, _
+    assert set(json.loads(out)) >= {"latency_ms", "speedup", "ok"}
+    code, out, _ = call(capsys, "export", "mine:network", "--plan", "plan.yaml", "-o", "m.onnx")
+    assert code == 0, _
+    assert "written to m.onnx" in out
+    for command in (("profiles", "p.yaml"), ("cost-models",), ("inspect", "mine:network", *shape)):
+        assert call(capsys, *command)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("inspekt",), "No such command"),
+        (("inspect",), "Missing argument"),
+        (("inspect", "mine:network", "--input-shap", "1"), "No such option"),
+        (("inspect", "mine:network"), "give either --input-shape"),
+        (("inspect", "mine:network", "--input-shape", "1,2"), "check --input-shape"),
+        (("inspect", "mine:netwerk", "--input-shape", "1,1,8,8"), "did you mean network"),
+        (("inspect", "resnet50", "--input-shape", "1,3,8,8"), "write torchvision:NAME"),
+        (("profile", "none.yaml", "-o", "x"), "none.yaml does not exist"),
+        (("profile", "mine.py", "-o", "x"), "workload mine.py"),
+        (("profile", "none.yaml", "-o", "x", "--threads", "0"), "must be positive"),
+        (("profile", "none.yaml", "-o", "."), "is a folder"),
+        (("plan", "mine:network", "-b", "latency", "-o", "x"), "such as latency=50%"),
+        (("plan", "mine:network", "-b", "speed=2", "-o", "x"), "known are: latency"),
+        (("plan", "mine:network", "-b", "latency=5kg", "-o", "x"), "is not understood"),
+        (
+            ("plan", "mine:network", "-b", "latency=50%", "-o", "x", "--input-shape", "1,1,8,8"),
+            "give a profile",
+        ),
+        (
+            ("plan", "mine:network", "-b", "flops=1%", "-o", "x", "--input-shape", "1,1,8,8"),
+            "cannot be reached: the least achievable is",
+        ),
+        (
+            ("plan", "mine:network", "-b", "flops=50%", "-o", "x", "--layout", "diagonal"),
+            "give either --input-shape",
+        ),
+        (("train", "mine:network", "--data", "none.npz", "-o", "x"), "none.npz cannot be read"),
+        (("train", "mine:network", "--data", "digits", "-o", "x", "--epochs", "0"), "at least 1"),
+        (
+            ("train", "mine:network", "--data", "digits", "-o", "x", "--plan", "p"),
+            "plan p does not",
+        ),
+        (("export", "mine:network", "-o", "x", "--form", "tiny"), "use lowered or masked"),
+        (
+            (
+                "export",
+                "mine:network",
+                "-o",
+                "x",
+                "--checkpoint",
+                "c.pt",
+                "--input-shape",
+                "1,1,8,8",
+            ),
+            "checkpoint c.pt does not exist",
+        ),
+        (("verify", "none.onnx"), "none.onnx"),
+        (("verify", "mine.py"), "mine.py is not an ONNX file"),
+        (("verify", "none.onnx", "--rounds", "1"), "at least 5 rounds"),
+        (("profiles", "none"), "none does not exist"),
+        (("quickstart", "--out", "mine.py"), "mine.py is a file"),
+    ],
+)
+def test_a_users_mistake_is_one_sentence_and_leaves_nothing(folder, capsys, arguments, message):
+    code, out, err = call(capsys, *arguments)
+    assert code == 2
+    assert out == ""
+    assert message in " ".join(err.split())
+    assert "Traceback" not in err
+    left = {path.name for path in folder.iterdir()} - {"__pycache__"}
+    assert left == {"mine.py"}
+
+
+def test_a_plan_for_another_model_is_refused_everywhere(folder, capsys):
+    other = (
+        (folder / "mine.py")
+        .read_text(encoding="utf-8")
+        .replace("return tiny_network()", "return __import__('networks').TinyNetwork(96)")
+    )
+    (folder / "other.py").write_text(other, encoding="utf-8")
+    plan = ("plan", "mine:network", "-b", "flops=50%", "--input-shape", "1,1,8,8", "-o", "p.yaml")
+    assert call(capsys, *plan)[0] == 0
+    for command in (
+        ("train", "other:network", "--data", "digits", "--plan", "p.yaml", "-o", "x"),
+        ("export", "other:network", "--plan", "p.yaml", "-o", "x"),
+    ):
+        code, _, err = call(capsys, *command)
+        assert code == 2
+        assert "make a plan for this model" in err
+    assert not (folder / "x").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        (),
+        *(
+            (name,)
+            for name in (
+                ["quickstart", "inspect", "profile", "plan", "train", "export", "verify", "profiles", "cost-models"]
+            )
+        ),
+    ],
+)
+def test_every_command_explains_itself(capsys, command):
+    code, out, _ = call(capsys, *command, "--help")
+    assert code == 0, _
+    assert "Usage" in out
+
+
+def test_the_version(capsys):
+    code, out, _ = call(capsys, "--version")
+    assert code == 0, _
+    assert out.startswith("spartan-planner ")

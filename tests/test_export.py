@@ -1,0 +1,132 @@
+import numpy as np
+import onnx
+import pytest
+import torch
+from networks import TinyNetwork, tiny_inputs, tiny_network, tiny_plan
+
+from spartan_planner.errors import DocumentError, ExportError, PlanError
+from spartan_planner.export import Form, export_onnx, prune_one_shot
+from spartan_planner.export.kept_blocks import count_kept_blocks, kept_blocks
+from spartan_planner.export_metadata import read_metadata
+from spartan_planner.onnx_sessions import open_session
+
+MAX_ABS_ERROR = 1e-4
+"""Outputs are of order one; float32 sums of a few thousand terms in another order."""
+
+
+@pytest.fixture
+def pruned():
+    model = tiny_network().eval()
+    plan = tiny_plan(model)
+    prune_one_shot(model, plan)
+    return model, plan
+
+
+def run(path, inputs):
+    session = open_session(path, {})
+    return session.inference.run(None, {session.inference.get_inputs()[0].name: inputs})[0]
+
+
+@pytest.mark.parametrize("form", list(Form))
+@pytest.mark.parametrize("batch", [1, 5])
+def test_files_compute_what_torch_computes_at_any_batch(tmp_path, pruned, form, batch):
+    model, plan = pruned
+    report = export_onnx(model, plan, tiny_inputs(), tmp_path / "m.onnx", form=form)
+    inputs = tiny_inputs(batch)[0]
+    with torch.no_grad():
+        expected = model(inputs).numpy()
+    np.testing.assert_allclose(run(report.path, inputs.numpy()), expected, atol=MAX_ABS_ERROR)
+    assert report.max_abs_error <= MAX_ABS_ERROR
+
+
+def test_lowered_files_use_standard_operators_and_are_smaller(tmp_path, pruned):
+    model, plan = pruned
+    lowered = export_onnx(model, plan, tiny_inputs(), tmp_path / "lowered.onnx")
+    masked = export_onnx(model, plan, tiny_inputs(), tmp_path / "masked.onnx", form=Form.MASKED)
+    assert {layer.name for layer in lowered.lowered} == {layer.name for layer in plan.sparse_layers}
+    assert masked.lowered == ()
+    assert lowered.num_bytes < 0.7 * masked.num_bytes
+    graph = onnx.load(lowered.path).graph
+    assert {node.domain for node in graph.node} == {""}
+    assert {"Gather", "Conv"} <= {node.op_type for node in graph.node}
+
+
+def test_the_promise_travels_inside_the_file(tmp_path, pruned):
+    model, plan = pruned
+    report = export_onnx(model, plan, tiny_inputs(), tmp_path / "m.onnx")
+    metadata = read_metadata(report.path)
+    assert metadata == report.metadata
+    assert metadata.model_fingerprint == plan.model_fingerprint
+    flops = next(cost for cost in metadata.costs if cost.cost == "flops")
+    assert flops.predicted == pytest.approx(plan.budget.predicted, rel=1e-9)
+    assert flops.predicted <= flops.asked
+
+
+def test_a_dense_model_needs_no_plan(tmp_path):
+    report = export_onnx(tiny_network(), None, tiny_inputs(), tmp_path / "dense.onnx")
+    assert report.metadata is None
+    assert read_metadata(report.path) is None
+
+
+def test_one_shot_pruning_meets_the_plan_exactly(pruned):
+    model, plan = pruned
+    assert kept_blocks(model, plan) == {
+        layer.name: layer.num_kept_blocks for layer in plan.sparse_layers
+    }
+
+
+def test_weights_above_the_budget_are_refused_and_nothing_is_written(tmp_path):
+    model = tiny_network()
+    plan = tiny_plan(model)
+    with pytest.raises(ExportError, match="above the .* that the plan allows"):
+        export_onnx(model, plan, tiny_inputs(), tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_for_another_model_is_refused(tmp_path, pruned):
+    with pytest.raises(PlanError, match="make a plan for this model"):
+        export_onnx(TinyNetwork(32), pruned[1], tiny_inputs(), tmp_path / "m.onnx")
+
+
+def test_a_model_that_computes_something_else_is_refused(tmp_path):
+    class Counting(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(4, 4)
+            self.num_calls = 0
+
+        def forward(self, x):
+            self.num_calls += 1
+            return self.layer(x) + self.num_calls
+
+    inputs = (torch.ones(1, 4),)
+    with pytest.raises(ExportError, match="computes another result than torch"):
+        export_onnx(Counting(), None, inputs, tmp_path / "m.onnx", check_inputs=[inputs])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_torch_cannot_export_is_explained(tmp_path):
+    class Branching(torch.nn.Module):
+        def forward(self, x):
+            return x + 1 if float(x.sum()) > 0 else x
+
+    with pytest.raises(ExportError, match="torch cannot export this model"):
+        export_onnx(Branching(), None, (torch.ones(1, 4),), tmp_path / "m.onnx")
+
+
+def test_a_folder_that_is_a_file_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(DocumentError, match="cannot be written"):
+        export_onnx(tiny_network(), None, tiny_inputs(), tmp_path / "file" / "m.onnx")
+
+
+@pytest.mark.parametrize(
+    ("kept_inputs", "expected"), [((0, 0), 1), ((1, 0), 1), ((2, 3), 2), ((4, 4), 2), ((5, 1), 3)]
+)
+def test_counting_follows_the_fullest_group(kept_inputs, expected):
+    from cost_models import Layout
+
+    weight = torch.zeros(4, 8, 3, 3)
+    for group, count in enumerate(kept_inputs):
+        weight[2 * group, :count] = 1
+    assert count_kept_blocks(weight, Layout.parse("tile:2x1@2")) == expected
