@@ -25,7 +25,7 @@ def read_between(values: Tensor, low: float, high: float) -> Iterator[tuple[Tens
 
     The count is float64 []; the values with low <= v < high come in no particular order.
     """
-    size = min(chunk_size(values.device), values.numel())
+    size = min(chunk_size(values.device), max(values.numel(), 1))
     scratch = torch.empty(2, size, dtype=values.dtype, device=values.device)
     for start, stop in chunk_bounds(values.numel(), size):
         chunk, length = values[start:stop], stop - start

@@ -30,8 +30,9 @@ _WIDE_TOLERANCE = 1.0e-11
 _NARROW_TOLERANCE = 5.0e-7
 # Bisection over all doubles takes 62 steps; Newton takes few.
 _WIDE_LIMIT = 200
-# From a sample's price Newton needs two or three reads; more means float32 cannot resolve it.
-_NARROW_LIMIT = 12
+# From a sample's price Newton needs two or three reads, and bisection between all but hard masks
+# about twenty; more means that float32 cannot resolve the budget.
+_NARROW_LIMIT = 24
 #: Halley's error is about a tenth of the mismatch cubed: 1e-8 at 5e-3.
 TRUSTED_MISMATCH = 5.0e-3
 
