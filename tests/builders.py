@@ -1,0 +1,110 @@
+"""Small workloads, profiles and graphs that several test files need."""
+
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from cost_models import (
+    Device,
+    DeviceProfile,
+    LayerShape,
+    LayerTiming,
+    LayerWorkload,
+    Layout,
+    Provenance,
+    Runtime,
+    Sample,
+    SparseTiming,
+    Workload,
+)
+
+OPSET = 20
+IR_VERSION = 10
+TILE = "tile:32x1@16"
+
+
+def conv_shape(outputs=64, inputs=64, kernel=3, side=8, **changes) -> LayerShape:
+    """A two-dimensional convolution that keeps the size of its input."""
+    pad = kernel // 2
+    facts = {
+        "op": "conv2d",
+        "weight_shape": (outputs, inputs, kernel, kernel),
+        "input_shape": (1, inputs, side, side),
+        "stride": (1, 1),
+        "padding": (pad, pad),
+        "dilation": (1, 1),
+    }
+    return LayerShape(**{**facts, **changes})
+
+
+def linear_shape(outputs=10, inputs=64, tokens=()) -> LayerShape:
+    return LayerShape("linear", (outputs, inputs), (1, *tokens, inputs), has_bias=True)
+
+
+def workload_of(*layers: LayerWorkload, extra_parameters=0, model="small") -> Workload:
+    num_weights = sum(layer.num_weights for layer in layers)
+    return Workload(1, model, "f" * 64, num_weights + extra_parameters, layers)
+
+
+def small_workload() -> Workload:
+    """Two convolutions that can be lowered, a first one that cannot, and a classifier."""
+    return workload_of(
+        LayerWorkload("stem.weight", conv_shape(64, 3), 64),
+        LayerWorkload("a.weight", conv_shape(64, 64), 64),
+        LayerWorkload("b.weight", conv_shape(128, 64), 64),
+        LayerWorkload("head.weight", linear_shape(10, 128), 1),
+        extra_parameters=266,
+    )
+
+
+def timing_of(shape: LayerShape, layouts=(TILE,), dense_ms=1.0, fixed_ms=0.1) -> LayerTiming:
+    """A made-up timing: keeping everything costs 1.2 times the dense form."""
+    sparse = []
+    for text in layouts:
+        num_blocks = Layout.parse(text).num_whole_blocks(shape.weight_shape)
+        per_block = (1.2 * dense_ms - fixed_ms) / num_blocks
+        samples = (Sample(1, fixed_ms + per_block), Sample(2, fixed_ms + 2 * per_block))
+        sparse.append(SparseTiming(text, fixed_ms, per_block, 0.0, samples))
+    return LayerTiming(shape, dense_ms, 0.01, tuple(sparse))
+
+
+def profile_of(*timings: LayerTiming, run_overhead_ms=0.05, name="made-up") -> DeviceProfile:
+    return DeviceProfile(
+        schema_version=1,
+        name=name,
+        device=Device("a processor", "x86_64", 2, 1, "unknown", 0.25),
+        runtime=Runtime("onnxruntime", "1.0", "CPUExecutionProvider"),
+        provenance=Provenance(
+            "measured", "2025-01-01T00:00:00+00:00", {"numpy": "2.0"}, 20, 1.5, 0.7, 0.01, 0.02
+        ),
+        run_overhead_ms=run_overhead_ms,
+        layers=timings,
+    )
+
+
+def small_profile() -> DeviceProfile:
+    """The profile of :func:`small_workload`."""
+    stem, a, b, head = (layer.shape for layer in small_workload().layers)
+    return profile_of(
+        timing_of(stem, (), 0.2),
+        timing_of(a, (TILE, "tile:64x1@16"), 1.0),
+        timing_of(b, (TILE,), 2.0),
+        timing_of(head, (), 0.02),
+    )
+
+
+def conv_node(weight="w", source="x", output="y", bias=None, **attributes) -> NodeProto:
+    operands = [source, weight] + ([bias] if bias else [])
+    return helper.make_node("Conv", operands, [output], name=f"conv_{output}", **attributes)
+
+
+def onnx_model(nodes, constants, inputs, outputs) -> ModelProto:
+    """A model of float inputs (name to shape), named outputs and constants (name to array)."""
+    graph = helper.make_graph(
+        nodes,
+        "test",
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in inputs.items()],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in outputs],
+        [numpy_helper.from_array(np.asarray(a), n) for n, a in constants.items()],
+    )
+    opsets = [helper.make_opsetid("", OPSET)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
