@@ -72,13 +72,15 @@ class LayerShape:
         return self.op.startswith("conv")
 
     def label(self) -> str:
-        """Short text for tables, such as ``conv2d 256x256x3x3 @ 8x8``."""
+        """Short text for tables, such as ``conv2d 256x256x3x3 /2 @ 8x8`` (stride 2)."""
         weight = "x".join(map(str, self.weight_shape))
         if self.is_convolution:
             place = "x".join(map(str, self.input_shape[2:]))
         else:
             place = "x".join(map(str, self.input_shape[:-1]))
-        return f"{self.op} {weight} @ {place or '1'}"
+        stride = f" /{self.stride[0]}" if any(step != 1 for step in self.stride) else ""
+        groups = f" in {self.groups} groups" if self.groups > 1 else ""
+        return f"{self.op} {weight}{groups}{stride} @ {place or '1'}"
 
 
 @document

@@ -184,29 +184,29 @@ def _per_dimension(figures: Sequence[int], num_dimensions: int) -> tuple[int, ..
     return tuple(figures) if len(figures) == num_dimensions else (figures[0],) * num_dimensions
 
 
-def _read_addmm(args: Sequence[Any], output: Tensor) -> _Consumed:
+def _read_addmm(args: Sequence[Any], output: Tensor) -> _Consumed | None:
     return _product(args[1], args[2], has_bias=True, output=output)
 
 
-def _read_product(args: Sequence[Any], output: Tensor) -> _Consumed:
+def _read_product(args: Sequence[Any], output: Tensor) -> _Consumed | None:
     return _product(args[0], args[1], has_bias=False, output=output)
 
 
-def _product(left: Tensor, right: Tensor, has_bias: bool, output: Tensor) -> _Consumed:
+def _product(left: Tensor, right: Tensor, has_bias: bool, output: Tensor) -> _Consumed | None:
     # Activations stand on the left of a linear layer's product; a weight on the left is rare but
-    # real, and is told by being a leaf that wants gradients.
-    if left._is_view() is False and isinstance(left, nn.Parameter):
+    # real, and is told by being a parameter itself.
+    if isinstance(left, nn.Parameter):
         left, right = right.mT, left.mT
-    rows = output.numel() // right.shape[-1]
-    weight_shape = (right.shape[-1], right.shape[-2])
+    if right.dim() != 2:
+        return None
     shape = LayerShape(
         op="linear",
-        weight_shape=weight_shape if right.dim() == 2 else (right.shape[0], *weight_shape),
+        weight_shape=(right.shape[1], right.shape[0]),
         input_shape=tuple(left.shape),
         has_bias=has_bias,
         dtype=_dtype(right),
     )
-    return right, shape, rows if right.dim() == 2 else left.shape[-2]
+    return right, shape, output.numel() // right.shape[1]
 
 
 def _read_embedding(args: Sequence[Any], output: Tensor) -> _Consumed:  # noqa: ARG001
@@ -224,11 +224,10 @@ def _dtype(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-_READERS: dict[Any, Callable[[Sequence[Any], Any], _Consumed]] = {
+_READERS: dict[Any, Callable[[Sequence[Any], Any], _Consumed | None]] = {
     _aten.convolution: _read_convolution,
     _aten.addmm: _read_addmm,
     _aten.mm: _read_product,
-    _aten.bmm: _read_product,
     _aten.embedding: _read_embedding,
 }
 """How to read each operation that can consume a weight."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cost_models import DeviceProfile, Workload, write_document
 from cost_models.documents import write_json
 from spartan_planner.checkpoints import save_weights
+from spartan_planner.console import result_console
 from spartan_planner.digits import INPUT_SHAPE, MODEL_NAME
 from spartan_planner.errors import UsageError
 from spartan_planner.export import ExportReport, export_onnx
@@ -22,7 +23,12 @@ from spartan_planner.plan_model import plan
 from spartan_planner.planning import Plan
 from spartan_planner.profiling import ProfileSettings, make_profile
 from spartan_planner.progress import progress_bar
-from spartan_planner.report import plan_table, profile_table, totals_table, verification_table
+from spartan_planner.report import (
+    plan_table,
+    profile_table,
+    totals_table,
+    verification_table,
+)
 from spartan_planner.training import (
     DataSplit,
     TrainingResult,
@@ -89,7 +95,7 @@ def run_quickstart(folder: Path, quiet: bool = False) -> Summary:
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; give a folder for the quickstart's results")
-    console = Console(quiet=quiet)
+    console = result_console(quiet)
     data = load_data("digits")
     example_inputs = parse_input_shape(",".join(map(str, INPUT_SHAPE)))
     model = load_model(MODEL_NAME)

@@ -19,7 +19,7 @@ def workload_table(workload: Workload) -> Table:
     """One row per layer: operation, positions, weights and multiply-adds."""
     table = Table(title=f"Workload of {workload.model}")
     for heading in ("layer", "operation"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, no_wrap=True)
     for heading in ("positions", "weights", "MMACs"):
         table.add_column(heading, justify="right")
     for layer in workload.layers:
@@ -39,8 +39,8 @@ def workload_table(workload: Workload) -> Table:
 def profile_table(profile: DeviceProfile) -> Table:
     """One row per layer shape and layout: fitted times and break-even densities."""
     table = Table(title=f"Profile {profile.name}: {profile.device.cpu}")
-    table.add_column("layer shape", overflow="fold")
-    table.add_column("layout")
+    table.add_column("layer shape", no_wrap=True)
+    table.add_column("layout", no_wrap=True)
     for heading in ("dense ms", "fixed ms", "ms per block", "pays below", "fit error"):
         table.add_column(heading, justify="right")
     for timing in profile.layers:
@@ -64,8 +64,8 @@ def plan_table(plan: Plan) -> Table:
     """One row per layer: layout, densities, dense and predicted cost of the budgeted quantity."""
     budget = plan.budget
     table = Table(title=f"Plan for {plan.model}")
-    table.add_column("layer", overflow="fold")
-    table.add_column("layout")
+    table.add_column("layer", no_wrap=True)
+    table.add_column("layout", no_wrap=True)
     for heading in ("density", "kept blocks", f"dense {budget.unit}", f"predicted {budget.unit}"):
         table.add_column(heading, justify="right")
     for layer in plan.layers:

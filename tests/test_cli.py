@@ -9,10 +9,10 @@ from spartan_planner.cli.app import run
 NETWORK = """
 import sys
 sys.path.insert(0, {tests!r})
-from networks import tiny_network
+from networks import TinyNetwork
 
 def network():
-    return tiny_network()
+    return TinyNetwork(128)
 """
 
 
@@ -31,7 +31,8 @@ def folder(tmp_path, monkeypatch, request):
 
 
 @pytest.mark.end_to_end
-def test_the_readmes_path_for_a_model_of_ones_own(folder, capsys):
+@pytest.mark.usefixtures("folder")
+def test_the_readmes_path_for_a_model_of_ones_own(capsys):
     shape = ("--input-shape", "1,1,8,8")
     assert call(capsys, "inspect", "mine:network", *shape, "-o", "w.yaml")[0] == 0
     code, out, _ = call(
@@ -39,13 +40,13 @@ def test_the_readmes_path_for_a_model_of_ones_own(folder, capsys):
     )
     assert code == 0, _
     assert json.loads(out)["name"] == "box"
-    plan = ("plan", "mine:network", *shape, "--profile", "p.yaml", "-b", "latency=90%")
+    plan = ("plan", "mine:network", *shape, "--profile", "p.yaml", "-b", "latency=70%")
     code, out, _ = call(capsys, *plan, "-o", "plan.yaml", "--json")
     assert code == 0, _
     (budget,) = json.loads(out)["budgets"]
     assert budget["cost"] == "latency"
     assert budget["unit"] == "ms"
-    assert budget["predicted"] <= budget["asked"] == pytest.approx(0.9 * budget["dense"])
+    assert budget["predicted"] <= budget["asked"] == pytest.approx(0.7 * budget["dense"])
     train = ("train", "mine:network", "--data", "digits", "--plan", "plan.yaml", "--epochs", 1)
     code, out, _ = call(capsys, *train, "-o", "s.safetensors", "--json")
     assert code == 0, _
@@ -136,7 +137,7 @@ def test_a_plan_for_another_model_is_refused_everywhere(folder, capsys):
     other = (
         (folder / "mine.py")
         .read_text(encoding="utf-8")
-        .replace("return tiny_network()", "return __import__('networks').TinyNetwork(96)")
+        .replace("TinyNetwork(128)", "TinyNetwork(96)")
     )
     (folder / "other.py").write_text(other, encoding="utf-8")
     plan = ("plan", "mine:network", "-b", "flops=50%", "--input-shape", "1,1,8,8", "-o", "p.yaml")
@@ -151,18 +152,20 @@ def test_a_plan_for_another_model_is_refused_everywhere(folder, capsys):
     assert not (folder / "x").exists()
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        (),
-        *(
-            (name,)
-            for name in (
-                ["quickstart", "inspect", "profile", "plan", "train", "export", "verify", "profiles", "cost-models"]
-            )
-        ),
-    ],
+COMMANDS = (
+    "quickstart",
+    "inspect",
+    "profile",
+    "plan",
+    "train",
+    "export",
+    "verify",
+    "profiles",
+    "cost-models",
 )
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
 def test_every_command_explains_itself(capsys, command):
     code, out, _ = call(capsys, *command, "--help")
     assert code == 0, _

@@ -78,7 +78,7 @@ def test_one_shot_pruning_meets_the_plan_exactly(pruned):
 def test_weights_above_the_budget_are_refused_and_nothing_is_written(tmp_path):
     model = tiny_network()
     plan = tiny_plan(model)
-    with pytest.raises(ExportError, match="above the .* that the plan allows"):
+    with pytest.raises(ExportError, match=r"above the .* that the plan allows"):
         export_onnx(model, plan, tiny_inputs(), tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
 

@@ -66,7 +66,7 @@ def test_files_that_are_no_models(tmp_path, content):
     path = tmp_path / "m.onnx"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(ModelError, match="m.onnx"):
+    with pytest.raises(ModelError, match=r"m\.onnx"):
         verify(path, settings=QUICK)
 
 

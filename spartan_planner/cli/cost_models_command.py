@@ -3,7 +3,8 @@
 from rich.table import Table
 
 from cost_models import cost_model, cost_model_names
-from spartan_planner.cli.options import AsJson, output, print_json
+from spartan_planner.cli.options import AsJson, print_json
+from spartan_planner.console import show
 
 
 def cost_models_command(as_json: AsJson = False) -> None:
@@ -19,4 +20,4 @@ def cost_models_command(as_json: AsJson = False) -> None:
         table.add_column(heading)
     for model in models:
         table.add_row(model.name, model.unit, "yes" if model.needs_profile else "no")
-    output.print(table)
+    show(table)

@@ -12,10 +12,10 @@ from spartan_planner.cli.options import (
     InputShape,
     Model,
     Seed,
-    output,
     print_json,
     require_output_folder,
 )
+from spartan_planner.console import show
 from spartan_planner.errors import UsageError
 
 
@@ -65,7 +65,7 @@ def export_command(
     if as_json:
         print_json(figures)
         return
-    output.print(
+    show(
         f"written to {report.path}: {report.num_bytes / 1e6:.2f} MB, "
         f"{len(report.lowered)} layers lowered, density {figures['density']:.1%}, "
         f"differs from torch by at most {report.max_abs_error:.2g}"
@@ -73,4 +73,4 @@ def export_command(
     if metadata:
         from spartan_planner.report import totals_table
 
-        output.print(totals_table(metadata.costs))
+        show(totals_table(metadata.costs))

@@ -13,10 +13,10 @@ from spartan_planner.cli.options import (
     InputShape,
     Model,
     Seed,
-    output,
     print_json,
     require_output_folder,
 )
+from spartan_planner.console import show
 
 
 def inspect_command(
@@ -45,11 +45,11 @@ def inspect_command(
         return
     from spartan_planner.report import workload_table
 
-    output.print(workload_table(workload))
-    output.print(f"{workload.num_parameters:,} parameters in all")
+    show(workload_table(workload))
+    show(f"{workload.num_parameters:,} parameters in all")
     if workload.unpriced:
         names = ", ".join(f"{item.op} x{item.num_calls}" for item in workload.unpriced)
-        output.print(f"not priced, since no weight is consumed: {names}")
+        show(f"not priced, since no weight is consumed: {names}")
 
 
 def workload_json(workload: Workload) -> dict[str, Any]:

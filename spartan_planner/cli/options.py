@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from spartan_planner.errors import UsageError
 
@@ -34,9 +33,6 @@ Checkpoint = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of random weights and of shuffling.")]
 PlanFile = Annotated[Path, typer.Option("--plan", help="The plan, made by 'plan'.")]
-
-output = Console()
-"""Standard output, for results; progress and errors go to standard error."""
 
 
 def print_json(value: object) -> None:

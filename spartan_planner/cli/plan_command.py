@@ -14,10 +14,10 @@ from spartan_planner.cli.options import (
     InputShape,
     Model,
     Seed,
-    output,
     print_json,
     require_output_folder,
 )
+from spartan_planner.console import show
 from spartan_planner.planning import Plan, Schedule, parse_budget
 
 
@@ -68,10 +68,10 @@ def plan_command(
     if as_json:
         print_json(plan_json(made))
         return
-    output.print(plan_table(made))
-    output.print(totals_table((*made.budgets, *made.totals)))
-    output.print(f"retains {made.retained_value:.1%} of the sum of absolute weights")
-    output.print(f"written to {out}")
+    show(plan_table(made))
+    show(totals_table((*made.budgets, *made.totals)))
+    show(f"retains {made.retained_value:.1%} of the sum of absolute weights")
+    show(f"written to {out}")
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:

@@ -7,7 +7,8 @@ import typer
 
 from cost_models import Workload, read_document, write_document
 from cost_models.documents import to_plain
-from spartan_planner.cli.options import AsJson, output, print_json, require_output_folder
+from spartan_planner.cli.options import AsJson, print_json, require_output_folder
+from spartan_planner.console import show
 from spartan_planner.progress import progress_bar
 
 
@@ -37,5 +38,5 @@ def profile_command(
     if as_json:
         print_json(to_plain(profile))
         return
-    output.print(profile_table(profile))
-    output.print(f"written to {out}")
+    show(profile_table(profile))
+    show(f"written to {out}")

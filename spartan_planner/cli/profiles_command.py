@@ -6,7 +6,8 @@ import typer
 
 from cost_models.documents import to_plain
 from spartan_planner.bundled_profiles import bundled_profile_names, load_profile
-from spartan_planner.cli.options import AsJson, output, print_json
+from spartan_planner.cli.options import AsJson, print_json
+from spartan_planner.console import show
 
 
 def profiles_command(
@@ -22,7 +23,7 @@ def profiles_command(
         if as_json:
             print_json(list(names))
         else:
-            output.print("\n".join(names) or "no profile is bundled yet; make one with 'profile'")
+            show("\n".join(names) or "no profile is bundled yet; make one with 'profile'")
         return
     from spartan_planner.report import profile_table
 
@@ -30,4 +31,4 @@ def profiles_command(
     if as_json:
         print_json(to_plain(loaded))
     else:
-        output.print(profile_table(loaded))
+        show(profile_table(loaded))

@@ -11,10 +11,10 @@ from spartan_planner.cli.options import (
     Checkpoint,
     Model,
     Seed,
-    output,
     print_json,
     require_output_folder,
 )
+from spartan_planner.console import show
 from spartan_planner.progress import progress_bar
 
 
@@ -67,8 +67,8 @@ def train_command(
     if as_json:
         print_json(asdict(result))
         return
-    output.print(f"test accuracy {result.accuracy:.2%}")
+    show(f"test accuracy {result.accuracy:.2%}")
     if made:
         predicted, unit = result.stats["predicted"], result.stats["unit"]
-        output.print(f"predicted {made.budget.cost} {predicted:.4g} {unit}")
-    output.print(f"written to {out}")
+        show(f"predicted {made.budget.cost} {predicted:.4g} {unit}")
+    show(f"written to {out}")

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from spartan_planner.cli.options import EXIT_MISSED, AsJson, output, print_json
+from spartan_planner.cli.options import EXIT_MISSED, AsJson, print_json
+from spartan_planner.console import show
 from spartan_planner.progress import progress_bar
 
 
@@ -38,6 +39,6 @@ def verify_command(
     if as_json:
         print_json(result.to_json())
     else:
-        output.print(verification_table(result))
+        show(verification_table(result))
     if not result.ok:
         raise typer.Exit(EXIT_MISSED)
