@@ -7,6 +7,7 @@ not at all.
 """
 
 import json
+import math
 import os
 import re
 import tempfile
@@ -137,7 +138,11 @@ def to_plain(value: object) -> Any:  # noqa: ANN401 - a tree of dicts, lists and
 
 
 def dump_document(value: object) -> str:
-    """Return the YAML text of a document, keys in the order of the fields."""
+    """Return the YAML text of a document, keys in the order of the fields.
+
+    Raises:
+        DocumentError: a figure is not finite, and could not be read back.
+    """
     text: str = yaml.dump(
         to_plain(value), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100
     )
@@ -163,6 +168,8 @@ def _represent_list(dumper: yaml.SafeDumper, data: list[Any]) -> yaml.Node:
 
 def _represent_float(dumper: yaml.SafeDumper, data: float) -> yaml.Node:
     # For other readers of YAML 1.1, to which a float needs a point in its mantissa.
+    if not math.isfinite(data):
+        raise DocumentError(f"a document holds finite figures, not {data}")
     text = repr(data)
     if "e" in text and "." not in text:
         text = text.replace("e", ".0e")
@@ -187,9 +194,12 @@ def write_json(path: Path, value: object) -> None:
     """Write plain data as indented JSON to ``path``, whole or not at all.
 
     Raises:
-        DocumentError: the file cannot be written.
+        DocumentError: the file cannot be written, or a figure is not finite.
     """
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    try:
+        text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise DocumentError(f"{path} cannot be written: {error}") from error
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 

@@ -1,0 +1,83 @@
+"""Imports run one way, and what serves on a target device needs no torch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("cost_models", "spartan_planner")
+TORCH_FREE = (
+    "cost_models",
+    "spartan_planner",
+    "spartan_planner.planning",
+    "spartan_planner.lowering",
+    "spartan_planner.profiling",
+    "spartan_planner.verification",
+    "spartan_planner.report",
+    "spartan_planner.cli",
+)
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {
+    module_name(path): path for package in PACKAGES for path in (ROOT / package).rglob("*.py")
+}
+
+
+def statements_at_import(body: list[ast.stmt]):
+    """The statements that run when a module is imported: no functions, no type checking."""
+    for node in body:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        yield node
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            for field in ("body", "orelse", "finalbody"):
+                yield from statements_at_import(getattr(node, field, []))
+
+
+def imports_of(name: str) -> set[str]:
+    """The project's modules that a module imports when it is imported."""
+    found = set()
+    for node in statements_at_import(ast.parse(MODULES[name].read_text(encoding="utf-8")).body):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name} has a relative import"
+            modules = {f"{node.module}.{alias.name}" for alias in node.names} & set(MODULES)
+            found |= modules or {str(node.module)}
+    return found & set(MODULES) - {name}
+
+
+@pytest.mark.parametrize("name", TORCH_FREE)
+def test_imports_without_torch(name):
+    code = f"import sys, {name}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)
+
+
+def test_cost_models_never_import_the_planner():
+    for name, path in MODULES.items():
+        if name.split(".")[0] == "cost_models":
+            nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            for node in nodes:
+                origin = getattr(node, "module", None) if isinstance(node, ast.ImportFrom) else None
+                names = [a.name for a in node.names] if isinstance(node, ast.Import) else [origin]
+                assert not any(str(n).startswith(("spartan_planner", "torch")) for n in names), name
+
+
+def test_no_import_cycle():
+    """Modules leave the graph once all they import has left; a cycle never leaves.
+
+    A package's ``__init__`` and its own modules import one another only downwards.
+    """
+    remaining = {name: imports_of(name) for name in MODULES}
+    while ready := [name for name, needs in remaining.items() if not needs & set(remaining)]:
+        for name in ready:
+            del remaining[name]
+    assert not remaining, f"import cycle among {sorted(remaining)}"
