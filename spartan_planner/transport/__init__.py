@@ -1,5 +1,6 @@
 """Weighted transport-based top-k, soft and hard, at the speed of memory (DESIGN 4.1 to 4.4)."""
 
+from spartan_planner.transport.backend import use_triton
 from spartan_planner.transport.densities import erk_densities, uniform_densities
 from spartan_planner.transport.gradient import soft_topk_gradient
 from spartan_planner.transport.hard import solve_hard_topk
@@ -44,5 +45,6 @@ __all__ = [
     "solve_soft_topk",
     "tile_values",
     "uniform_densities",
+    "use_triton",
     "weight_gradient",
 ]

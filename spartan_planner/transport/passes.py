@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from spartan_planner.transport.narrow import narrow_logit
 from spartan_planner.transport.problem import Cost
 from spartan_planner.transport.results import Price
 from spartan_planner.transport.root import Sums
@@ -68,16 +69,12 @@ def fill_logits(out: Tensor, values: Tensor, cost: Cost, price: Price, beta: flo
         out.copy_(values).div_(cost).sub_(price.anchor).mul_(beta).sub_(price.offset)
         return
     assert not isinstance(cost, Tensor)
-    # v - c anchor, with c anchor = high + low: v - high is exact near the price (Sterbenz).
-    scale = beta / cost
-    centre = cost * price.anchor
-    high = float(torch.tensor(centre, dtype=torch.float32))
-    shift = torch.tensor(-(centre - high) * scale - price.offset, dtype=torch.float32)
+    logit = narrow_logit(cost, price, beta)
     if values.dtype == torch.float32:
-        torch.sub(values, high, out=out)
+        torch.sub(values, logit.high, out=out)
     else:
-        out.copy_(values).sub_(high)
-    torch.add(shift, out, alpha=scale, out=out)
+        out.copy_(values).sub_(logit.high)
+    torch.add(torch.tensor(logit.shift, dtype=torch.float32), out, alpha=logit.scale, out=out)
 
 
 def segment_extremes(segment: Segment) -> Tensor:
