@@ -38,6 +38,8 @@ def test_totals_and_look_up():
     ("shape", "label"),
     [
         (conv_shape(256, 128, 3, 8), "conv2d 256x128x3x3 @ 8x8"),
+        (conv_shape(64, 3, 7, 32, stride=(2, 2)), "conv2d 64x3x7x7 /2 @ 32x32"),
+        (conv_shape(64, 1, 3, 8, groups=64), "conv2d 64x1x3x3 in 64 groups @ 8x8"),
         (linear_shape(10, 64), "linear 10x64 @ 1"),
         (linear_shape(10, 64, (197,)), "linear 10x64 @ 1x197"),
         (LayerShape("conv1d", (4, 2, 3), (1, 2, 50)), "conv1d 4x2x3 @ 50"),

@@ -1,0 +1,182 @@
+"""Making a plan from a workload, made-up values and a made-up profile."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from builders import (
+    TILE,
+    conv_shape,
+    profile_of,
+    small_profile,
+    small_workload,
+    timing_of,
+    workload_of,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cost_models import CostModelError, LayerWorkload, Layout, cost_model
+from spartan_planner.errors import InfeasibleBudgetError, PlanError, UsageError
+from spartan_planner.planning import Budget, Schedule, make_plan, parse_budget
+from spartan_planner.planning.plan import profile_fingerprint
+from spartan_planner.profiling.treatments import candidate_layouts
+
+ROUNDING = 1e-12
+"""Relative; sums of a handful of float64 in another order."""
+
+
+def block_values(layer: LayerWorkload, layout: Layout) -> np.ndarray:
+    sizes = layout.block_sizes(layer.shape.weight_shape)
+    return np.random.default_rng(len(sizes)).exponential(size=len(sizes)) * sizes
+
+
+def total_values(workload, layouts) -> dict[str, float]:
+    """The sum of the blocks of any layout; one each for layers without."""
+    totals = {}
+    for layer in workload.layers:
+        considered = layouts(layer)
+        totals[layer.name] = float(block_values(layer, considered[0]).sum()) if considered else 1.0
+    return totals
+
+
+def lowerable(layer: LayerWorkload):
+    return [Layout.parse(TILE)] if candidate_layouts(layer.shape) else []
+
+
+def plan_for(text, workload=None, profile=None, layouts=lowerable, **options):
+    workload = workload or small_workload()
+    budgets = [parse_budget(text)]
+    totals = total_values(workload, layouts)
+    return make_plan(workload, block_values, totals, budgets, layouts, profile=profile, **options)
+
+
+def counted(plan, cost: str, profile=None) -> float:
+    """The plan's cost, counted anew from the cost models and the planned densities."""
+    workload, model = small_workload(), cost_model(cost)
+    total = model.rest(workload, profile)
+    for planned in plan.layers:
+        layer = workload.layer(planned.name)
+        if planned.is_sparse:
+            layout = Layout.parse(planned.layout)
+            blocks = planned.density * layout.num_whole_blocks(layer.shape.weight_shape)
+            total += model.linear_cost(layer, layout, profile).best(blocks)
+        else:
+            total += model.dense_cost(layer, profile)
+    return total
+
+
+@pytest.mark.parametrize("budget", ["latency=60%", "latency=2.5ms", "flops=50%", "params=60K"])
+def test_prediction_is_the_cost_of_what_is_planned(budget):
+    profile = small_profile()
+    plan = plan_for(budget, profile=profile)
+    assert plan.budget.cost == budget.split("=")[0]
+    assert {total.cost for total in (*plan.budgets, *plan.totals)} == {"latency", "flops", "params"}
+    for total in (*plan.budgets, *plan.totals):
+        assert total.predicted == pytest.approx(counted(plan, total.cost, profile), rel=ROUNDING)
+        assert total.predicted == pytest.approx(plan.predicted(total.cost), rel=ROUNDING)
+        assert total.predicted <= total.dense
+
+
+@given(st.floats(30, 120))
+def test_predicted_is_never_above_asked_and_at_most_one_block_below(share):
+    plan = plan_for(f"flops={share:.6f}%")
+    budget = plan.budget
+    assert budget.predicted <= budget.asked
+    incomplete = [x for x in plan.sparse_layers if x.num_kept_blocks < x.num_blocks]
+    if incomplete:
+        block = max(layer.costs["flops"].per_block for layer in incomplete)
+        assert budget.asked - budget.predicted <= block * (1 + ROUNDING)
+
+
+@pytest.mark.parametrize("text", ["tile:48x1", "tile:7x3", "tile:32x1@24", "element"])
+def test_ragged_blocks_are_predicted_for_what_they_hold(text):
+    plan = plan_for("params=50%", layouts=lambda _: [Layout.parse(text)])
+    assert plan.budget.predicted <= plan.budget.asked
+    for layer in plan.sparse_layers:
+        # The density is rounded once more than the kept size.
+        expected = layer.density * layer.num_weights
+        assert layer.predicted("params") == pytest.approx(expected, rel=ROUNDING)
+    assert counted(plan, "params") == pytest.approx(plan.budget.predicted, rel=ROUNDING)
+
+
+def test_without_a_profile_only_countable_costs_are_told():
+    plan = plan_for("flops=50%")
+    assert plan.profile is None
+    assert [total.cost for total in plan.totals] == ["params"]
+
+
+def test_plan_names_what_it_was_made_from():
+    workload, profile = small_workload(), small_profile()
+    schedule = Schedule(beta=20.0)
+    plan = plan_for("latency=60%", profile=profile, schedule=schedule, input_shapes=((1, 3, 8, 8),))
+    assert (plan.model, plan.model_fingerprint) == (workload.model, workload.fingerprint)
+    assert [layer.name for layer in plan.layers] == [layer.name for layer in workload.layers]
+    assert plan.profile.fingerprint == profile_fingerprint(profile)
+    assert plan.profile.yardstick_ms == profile.provenance.yardstick_ms
+    assert plan.schedule == schedule
+    assert plan.input_shapes == ((1, 3, 8, 8),)
+    assert 0 < plan.retained_value < 1
+
+
+def test_fingerprint_changes_with_the_profile():
+    profile = small_profile()
+    slower = replace(profile, run_overhead_ms=1.0)
+    assert profile_fingerprint(profile) == profile_fingerprint(small_profile())
+    assert profile_fingerprint(profile) != profile_fingerprint(slower)
+
+
+def test_same_question_same_plan():
+    assert plan_for("flops=40%") == plan_for("flops=40%")
+
+
+@pytest.mark.parametrize("text", ["flops=100%", "flops=250%", "flops=1T"])
+def test_more_than_dense_keeps_all_value(text):
+    plan = plan_for(text)
+    assert plan.retained_value == pytest.approx(1, rel=ROUNDING)
+    assert plan.budget.predicted <= plan.budget.dense <= plan.budget.asked
+
+
+def test_layers_that_may_not_be_pruned_stay_dense():
+    layers = [
+        replace(layer, prunable=layer.name != "a.weight") for layer in small_workload().layers
+    ]
+    plan = plan_for("params=70%", workload_of(*layers))
+    assert [layer.name for layer in plan.sparse_layers] == ["b.weight"]
+
+
+def test_layer_where_no_layout_pays_stays_dense():
+    """Its fixed part alone costs more than dense."""
+    a, b = conv_shape(64, 64), conv_shape(128, 64)
+    workload = workload_of(LayerWorkload("a", a, 64), LayerWorkload("b", b, 64))
+    profile = profile_of(timing_of(a, (TILE,), 1.0, 1.1), timing_of(b, (TILE,), 2.0, 0.1))
+    plan = plan_for("latency=60%", workload, profile)
+    assert [layer.is_sparse for layer in plan.layers] == [False, True]
+
+
+@pytest.mark.parametrize("text", ["flops=1%", "latency=1%", "latency=0.1ms", "params=1K"])
+def test_infeasible_budget_asks_for_one_that_is_feasible(text):
+    profile = small_profile()
+    with pytest.raises(InfeasibleBudgetError, match="cannot be reached: the least") as caught:
+        plan_for(text, profile=profile)
+    hint = str(caught.value).rpartition("ask for ")[2].removesuffix(" or more")
+    plan = plan_for(hint, profile=profile)
+    assert plan.budget.predicted <= plan.budget.asked
+
+
+def test_exactly_one_budget_is_supported():
+    for budgets in ([], [Budget("flops", 0.5, True), Budget("params", 0.5, True)]):
+        with pytest.raises(UsageError, match="exactly one"):
+            make_plan(small_workload(), block_values, {}, budgets, lowerable)
+
+
+def test_nothing_to_prune_is_refused():
+    with pytest.raises(PlanError, match="no layer of small can be pruned"):
+        plan_for("flops=50%", layouts=lambda _: [])
+
+
+def test_what_was_not_measured_is_refused():
+    with pytest.raises(CostModelError, match="give a profile"):
+        plan_for("latency=50%")
+    with pytest.raises(CostModelError, match=r"no measurement for layer stem\.weight"):
+        plan_for("latency=50%", profile=profile_of())
