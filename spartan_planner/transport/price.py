@@ -177,7 +177,8 @@ def solve_price(
 ) -> PriceSolution:
     """Find the price of :func:`solve_soft_topk` without writing the masks.
 
-    Takes the same arguments and raises the same errors; ``soft_masks`` applies the price.
+    Takes the same arguments and raises the same errors.  The masks would be
+    ``sigmoid(beta (z - exact_price.anchor) - exact_price.offset)``, z per mean-normalised cost.
     """
     problem = build_problem(values, costs, budget, names, process_group)
     beta = check_beta(beta)
