@@ -10,12 +10,14 @@ from cost_models import (
     LayerTiming,
     LayerWorkload,
     Layout,
+    LinearCost,
     Provenance,
     Runtime,
     Sample,
     SparseTiming,
     Workload,
 )
+from spartan_planner.planning import Plan, PlanBudget, PlanLayer, PlanProfile, Schedule
 
 OPSET = 20
 IR_VERSION = 10
@@ -89,6 +91,32 @@ def small_profile() -> DeviceProfile:
         timing_of(a, (TILE, "tile:64x1@16"), 1.0),
         timing_of(b, (TILE,), 2.0),
         timing_of(head, (), 0.02),
+    )
+
+
+def small_plan() -> Plan:
+    """One pruned and one dense layer; every figure is exact in binary."""
+
+    def costs(dense: float, per_block: float) -> dict[str, LinearCost]:
+        return {
+            "latency": LinearCost(dense, 0.125, per_block, "ms"),
+            "flops": LinearCost(1e3 * dense, 0.0, 1e3 * per_block, "FLOPs"),
+        }
+
+    return Plan(
+        schema_version=1,
+        model="small",
+        model_fingerprint="f" * 64,
+        input_shapes=((1, 3, 8, 8),),
+        profile=PlanProfile("made-up", "0" * 64, 1, 0.7),
+        budgets=(PlanBudget("latency", "ms", 5.5, 3.0, 2.875, 0.5),),
+        totals=(PlanBudget("flops", "FLOPs", 5e3, None, 2.25e3, 0.0),),
+        retained_value=0.75,
+        schedule=Schedule(),
+        layers=(
+            PlanLayer("a.weight", "tile:32x1@16", 1000, 8, 3, 2.5, 0.3125, costs(4.0, 0.5)),
+            PlanLayer("b.weight", "dense", 50, 0, 0, 0.0, 1.0, costs(1.0, 0.0)),
+        ),
     )
 
 
