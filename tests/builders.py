@@ -1,7 +1,14 @@
 """Small workloads, profiles and graphs that several test files need."""
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import (
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    helper,
+    numpy_helper,
+    shape_inference,
+)
 
 from cost_models import (
     Device,
@@ -135,4 +142,5 @@ def onnx_model(nodes, constants, inputs, outputs) -> ModelProto:
         [numpy_helper.from_array(np.asarray(a), n) for n, a in constants.items()],
     )
     opsets = [helper.make_opsetid("", OPSET)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+    return shape_inference.infer_shapes(model, strict_mode=True)
