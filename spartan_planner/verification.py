@@ -187,14 +187,10 @@ def _latency_promise(metadata: ExportMetadata | None) -> PlanBudget | None:
 def _interleave(
     sessions: list[Session], yardstick: Yardstick, num_rounds: int, advance: Advance
 ) -> NDArray[np.float64]:
-    """Times ``[rounds, 1 + sessions]``, the yardstick's first; a run before each fills caches."""
+    """Times ``[rounds, 1 + sessions]``, the yardstick's first."""
     rows = []
     for _ in range(num_rounds):
-        row = [yardstick.time_ms()]
-        for session in sessions:
-            session.run()
-            row.append(session.time_ms())
-        rows.append(row)
+        rows.append([yardstick.time_ms(), *(session.burst_ms() for session in sessions)])
         advance("")
     return np.array(rows)
 

@@ -10,7 +10,13 @@ import onnx
 from numpy.typing import NDArray
 
 from spartan_planner.errors import ModelError
-from spartan_planner.onnx_sessions import Session, open_session, session_options
+from spartan_planner.onnx_sessions import (
+    NUM_TIMED_RUNS,
+    Session,
+    open_session,
+    session_options,
+    warm_up,
+)
 from spartan_planner.profiling.benchmark_network import FEEDER_OP, BenchmarkNetwork
 
 _KERNEL_SUFFIX = "_kernel_time"
@@ -40,13 +46,19 @@ class ProfiledNetwork:
         graph = onnx.load(optimized, load_external_data=False).graph
         self._nodes = [_nodes_of_layer(graph, output) for output in network.outputs]
         optimized.unlink()
+        self._num_runs = 0
+        self._timed_runs: list[slice] = []
 
-    def run(self) -> None:
-        """Run once; the profiler keeps the times."""
-        self._session.run()
+    def burst(self) -> None:
+        """Run until warm, then a few times more; the profiler keeps the times of those."""
+        start = self._num_runs + warm_up(self._session.run)
+        for _ in range(NUM_TIMED_RUNS):
+            self._session.run()
+        self._num_runs = start + NUM_TIMED_RUNS
+        self._timed_runs.append(slice(start, self._num_runs))
 
     def layer_times_ms(self) -> NDArray[np.float64]:
-        """Stop profiling and return the times, ``[runs, layers]``.
+        """Stop profiling and return the times, ``[bursts, layers]``, medians over each burst.
 
         Raises:
             ModelError: the profiler's record does not hold every layer in every run.
@@ -61,8 +73,8 @@ class ProfiledNetwork:
         if any(name not in durations for nodes in self._nodes for name in nodes):
             raise ModelError("ONNX Runtime's profiler left out a node; its version is not known")
         layers = [np.sum([durations[name] for name in nodes], axis=0) for nodes in self._nodes]
-        times: NDArray[np.float64] = np.maximum(np.stack(layers, axis=1), _SHORTEST_MS)
-        return times
+        runs = np.maximum(np.stack(layers, axis=1), _SHORTEST_MS)
+        return np.stack([np.median(runs[timed], axis=0) for timed in self._timed_runs])
 
 
 def _nodes_of_layer(graph: onnx.GraphProto, output: str) -> list[str]:

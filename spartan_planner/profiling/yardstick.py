@@ -4,8 +4,6 @@ Clock frequency and neighbours change by tens of percent within minutes.  Every 
 taken beside the yardstick and told in its terms, so that figures of different moments compare.
 """
 
-import statistics
-
 from cost_models import LayerShape
 from spartan_planner.onnx_sessions import open_session, session_options
 from spartan_planner.profiling.benchmark_network import dense_network
@@ -30,10 +28,5 @@ class Yardstick:
         self._session = open_session(network.model, options=session_options(num_threads))
 
     def time_ms(self) -> float:
-        """Return the time of one run; a run before it fills the caches."""
-        self._session.run()
-        return self._session.time_ms()
-
-    def median_ms(self, num_runs: int) -> float:
-        """Return the median time of so many runs."""
-        return statistics.median(self.time_ms() for _ in range(num_runs))
+        """Return the present time of one run."""
+        return self._session.burst_ms()
