@@ -42,7 +42,11 @@ class ProfiledNetwork:
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(self._folder.name) / "profile")
         options.optimized_model_filepath = str(optimized)
-        self._session: Session = open_session(network.model, options=options)
+        try:
+            self._session: Session = open_session(network.model, options=options)
+        except ModelError:
+            self._folder.cleanup()
+            raise
         graph = onnx.load(optimized, load_external_data=False).graph
         self._nodes = [_nodes_of_layer(graph, output) for output in network.outputs]
         optimized.unlink()
