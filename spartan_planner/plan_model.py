@@ -60,7 +60,7 @@ def plan(
             for layer in workload.layers
         },
         budgets,
-        lambda layer: _layouts(layer, profile, wanted),
+        lambda layer: _layouts(layer, parameters[layer.name], profile, wanted),
         profile=profile,
         input_shapes=tuple(tuple(item.shape) for item in inputs),
         schedule=schedule,
@@ -68,9 +68,15 @@ def plan(
 
 
 def _layouts(
-    layer: LayerWorkload, profile: DeviceProfile | None, wanted: Sequence[Layout]
+    layer: LayerWorkload,
+    parameter: nn.Parameter,
+    profile: DeviceProfile | None,
+    wanted: Sequence[Layout],
 ) -> tuple[Layout, ...]:
     """Layouts of a layer: what the profile measured, or what could be lowered; the wanted ones."""
+    if tuple(parameter.shape) != layer.shape.weight_shape:
+        # Stored as [in, out] (as in GPT-2), sliced or packed: its rows are not its outputs.
+        return ()
     if profile is None:
         return tuple(wanted) or candidate_layouts(layer.shape)
     timing = profile.timing(layer.shape)

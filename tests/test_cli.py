@@ -94,7 +94,7 @@ def test_the_readmes_path_for_a_model_of_ones_own(capsys):
         ),
         (
             ("plan", "mine:network", "-b", "flops=50%", "-o", "x", "--layout", "diagonal"),
-            "give either --input-shape",
+            "layout 'diagonal' is not known",
         ),
         (("train", "mine:network", "--data", "none.npz", "-o", "x"), "none.npz cannot be read"),
         (("train", "mine:network", "--data", "digits", "-o", "x", "--epochs", "0"), "at least 1"),

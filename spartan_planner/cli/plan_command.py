@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cost_models import write_document
+from cost_models import Layout, write_document
 from cost_models.documents import to_plain
 from spartan_planner.cli.options import (
     AsJson,
@@ -48,6 +48,7 @@ def plan_command(
     """Plan which blocks of MODEL to keep, and predict the cost, before any training."""
     require_output_folder(out)
     budgets = [parse_budget(text) for text in budget]
+    layouts = [Layout.parse(text) for text in layout or ()]
     from spartan_planner.bundled_profiles import load_profile
     from spartan_planner.cli.load import load
     from spartan_planner.plan_model import plan
@@ -60,7 +61,7 @@ def plan_command(
         examples,
         budgets=budgets,
         profile=device,
-        layouts=layout or (),
+        layouts=layouts,
         schedule=Schedule(beta=beta) if beta else None,
         model_name=model,
     )
