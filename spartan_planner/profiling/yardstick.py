@@ -21,9 +21,9 @@ YARDSTICK_SHAPES = (
     _convolution(512, 512, 3, 7),
     _convolution(1024, 256, 1, 14),
 )
-"""Like the later stages of ResNet-50, 22 MB of weights in all: a network that fits into a core's own
-cache would not notice a busy memory bus, which models do.  Part of the meaning of every profile:
-changing it makes old profiles incomparable."""
+"""Like the later stages of ResNet-50, 22 MB of weights in all: a network that fits into a core's
+own cache would not notice a busy memory bus, which models do.  Part of the meaning of every
+profile: changing it makes old profiles incomparable."""
 
 
 class Yardstick:
