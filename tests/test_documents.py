@@ -57,7 +57,8 @@ def test_other_readers_of_yaml_see_the_same(value):
 
 
 @pytest.mark.parametrize(
-    "text", ["1e5", "12e45", "1e-05", "+1E9", "no", "null", "~", "1:30", "0x1f", "2020-01-01", "="]
+    "text",
+    ["1e5", "12e45", "1e-05", "+1E9", "no", "null", "~", "1:30", "0x1f", "2020-01-01", "=", "\x85"],
 )
 def test_text_that_looks_like_something_else_stays_text(text):
     value = Whole(1, (Part(text),), {text: 1}, text)
