@@ -56,11 +56,14 @@ def test_other_readers_of_yaml_see_the_same(value):
     assert yaml.safe_load(dump_document(value)) == documents.to_plain(value)
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["1e5", "12e45", "1e-05", "+1E9", "no", "null", "~", "1:30", "0x1f", "2020-01-01", "=", "\x85"],
+AWKWARD_TEXTS = (
+    *("1e5", "12e45", "1e-05", "+1E9", "1:30", "0x1f", "2020-01-01", "no", "null", "~", "="),
+    *("", " ", "\n", "\x85", "a\u2028b", "\u2029", "\ufeff", "- a", "{a: b}", "# a", "!!int 1"),
 )
-def test_text_that_looks_like_something_else_stays_text(text):
+
+
+@pytest.mark.parametrize("text", AWKWARD_TEXTS, ids=ascii)
+def test_awkward_text_stays_what_it_is(text):
     value = Whole(1, (Part(text),), {text: 1}, text)
     assert parse_document(dump_document(value), Whole, "text") == value
 
