@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cost_models import DeviceProfile, UnknownNameError, read_document
+from cost_models import DeviceProfile, DocumentError, UnknownNameError, read_document
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -33,7 +33,13 @@ def load_profile(name: str | Path) -> DeviceProfile:
     Raises:
         DocumentError: the file is missing or is not a profile.
     """
-    bundled = profiles_folder() / f"{name}.yaml"
-    if str(name) in bundled_profile_names():
-        return read_document(bundled, DeviceProfile, "profile")
+    bundled = bundled_profile_names()
+    if str(name) in bundled:
+        return read_document(profiles_folder() / f"{name}.yaml", DeviceProfile, "profile")
+    if not Path(name).exists():
+        known = f"bundled are: {', '.join(bundled)}" if bundled else "none is bundled"
+        raise DocumentError(
+            f"profile {name} does not exist; give the path of a file made by 'profile', or the "
+            f"name of a bundled profile ({known})"
+        )
     return read_document(Path(name), DeviceProfile, "profile")

@@ -37,13 +37,16 @@ class ExportMetadata:
     profile: PlanProfile | None
 
 
-def metadata_of(plan: Plan, kept: dict[str, float], form: str) -> ExportMetadata:
-    """Describe a file whose planned layers keep ``kept`` blocks."""
+def metadata_of(plan: Plan, kept_sizes: dict[str, float], form: str) -> ExportMetadata:
+    """Describe a file whose planned layers keep so many whole blocks."""
     costs = tuple(
-        PlanBudget(c.cost, c.unit, c.dense, c.asked, plan.predicted(c.cost, kept), c.rest)
+        PlanBudget(c.cost, c.unit, c.dense, c.asked, plan.predicted(c.cost, kept_sizes), c.rest)
         for c in (*plan.budgets, *plan.totals)
     )
-    densities = {layer.name: kept[layer.name] / layer.num_blocks for layer in plan.sparse_layers}
+    densities = {
+        layer.name: min(1.0, kept_sizes[layer.name] / layer.num_whole_blocks)
+        for layer in plan.sparse_layers
+    }
     num_weights = sum(layer.num_weights for layer in plan.layers)
     num_kept = sum(layer.num_weights * densities.get(layer.name, 1.0) for layer in plan.layers)
     return ExportMetadata(

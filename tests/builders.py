@@ -118,6 +118,7 @@ def small_plan() -> Plan:
         profile=PlanProfile("made-up", "0" * 64, 1, 0.7),
         budgets=(PlanBudget("latency", "ms", 5.5, 3.0, 2.875, 0.5),),
         totals=(PlanBudget("flops", "FLOPs", 5e3, None, 2.25e3, 0.0),),
+        not_priced={},
         retained_value=0.75,
         schedule=Schedule(),
         layers=(

@@ -4,9 +4,10 @@ import pytest
 import torch
 from networks import TinyNetwork, tiny_inputs, tiny_network, tiny_plan
 
+from cost_models import Layout
 from spartan_planner.errors import DocumentError, ExportError, PlanError
 from spartan_planner.export import Form, export_onnx, prune_one_shot
-from spartan_planner.export.kept_blocks import count_kept_blocks, kept_blocks
+from spartan_planner.export.kept_sizes import kept_size, kept_sizes
 from spartan_planner.export_metadata import read_metadata
 from spartan_planner.onnx_sessions import open_session
 
@@ -70,9 +71,7 @@ def test_a_dense_model_needs_no_plan(tmp_path):
 
 def test_one_shot_pruning_meets_the_plan_exactly(pruned):
     model, plan = pruned
-    assert kept_blocks(model, plan) == {
-        layer.name: layer.num_kept_blocks for layer in plan.sparse_layers
-    }
+    assert kept_sizes(model, plan) == {layer.name: layer.kept_size for layer in plan.sparse_layers}
 
 
 def test_weights_above_the_budget_are_refused_and_nothing_is_written(tmp_path):
@@ -124,9 +123,29 @@ def test_a_folder_that_is_a_file_is_an_error(tmp_path):
     ("kept_inputs", "expected"), [((0, 0), 1), ((1, 0), 1), ((2, 3), 2), ((4, 4), 2), ((5, 1), 3)]
 )
 def test_counting_follows_the_fullest_group(kept_inputs, expected):
-    from cost_models import Layout
-
     weight = torch.zeros(4, 8, 3, 3)
     for group, count in enumerate(kept_inputs):
         weight[2 * group, :count] = 1
-    assert count_kept_blocks(weight, Layout.parse("tile:2x1@2")) == expected
+    assert kept_size(weight, Layout.parse("tile:2x1@2")) == expected
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout", "kept", "expected"),
+    [
+        ((96, 4, 1, 1), "tile:64x1", (slice(64, 96), slice(0, 4)), 4 * 0.5),
+        ((96, 4, 1, 1), "tile:64x1", (slice(0, 64), slice(0, 3)), 3.0),
+        ((4, 10, 3, 3), "tile:2x1@4", (slice(0, 4), slice(0, 10)), 2.5),
+        ((4, 10, 3, 3), "tile:2x1@4", (slice(0, 4), slice(0, 5)), 2.0),
+    ],
+)
+def test_ragged_blocks_count_for_what_they_hold(shape, layout, kept, expected):
+    weight = torch.zeros(shape)
+    weight[kept] = 1
+    assert kept_size(weight, Layout.parse(layout)) == expected
+
+
+def test_one_shot_pruning_of_ragged_tiles_never_exceeds_the_plan():
+    model = TinyNetwork(80).eval()
+    plan = tiny_plan(model, "60%", layouts=["tile:64x3"])
+    prune_one_shot(model, plan)
+    assert plan.predicted("flops", kept_sizes(model, plan)) <= plan.budget.asked

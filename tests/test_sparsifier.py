@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 from cost_models import Layout
 from spartan_planner.blocks import assign_blocks
 from spartan_planner.errors import PlanError, TrainingError
-from spartan_planner.export.kept_blocks import kept_blocks
+from spartan_planner.export.kept_sizes import kept_sizes
 from spartan_planner.training import Sparsifier
 
 NUM_STEPS = 20
@@ -47,7 +47,7 @@ def test_the_budget_holds_at_the_end_whatever_the_optimizer(name):
     plan = tiny_plan(model)
     sparsifier = run(model, plan, OPTIMIZERS[name](model.parameters()))
     sparsifier.finalize()
-    predicted = plan.predicted("flops", kept_blocks(model, plan))
+    predicted = plan.predicted("flops", kept_sizes(model, plan))
     assert predicted <= plan.budget.asked
     one_block = max(layer.costs["flops"].per_block for layer in plan.sparse_layers)
     assert predicted > plan.budget.asked - one_block
@@ -60,7 +60,7 @@ def test_the_model_holds_sparse_weights_between_steps_within_the_budget():
 
     def watch(sparsifier):
         if sparsifier.num_steps_done >= reached:
-            assert plan.predicted("flops", kept_blocks(model, plan)) <= plan.budget.asked
+            assert plan.predicted("flops", kept_sizes(model, plan)) <= plan.budget.asked
 
     run(model, plan, OPTIMIZERS["sgd"](model.parameters()), watch=watch)
 
@@ -188,7 +188,7 @@ def test_unbalanced_layouts_hold_the_budget_too(layout):
     plan = tiny_plan(model, "40%", layouts=[layout])
     sparsifier = run(model, plan, OPTIMIZERS["sgd"](model.parameters()))
     sparsifier.finalize()
-    assert plan.predicted("flops", kept_blocks(model, plan)) <= plan.budget.asked
+    assert plan.predicted("flops", kept_sizes(model, plan)) <= plan.budget.asked
 
 
 def test_a_plan_for_another_model_is_refused():
@@ -232,7 +232,7 @@ def test_stats_are_figures_for_a_logger():
     stats = run(model, plan, OPTIMIZERS["sgd"](model.parameters())).stats()
     assert stats["step"] == NUM_STEPS
     assert stats["predicted"] <= plan.budget.asked
-    assert set(stats["num_kept_blocks"]) == {layer.name for layer in plan.sparse_layers}
+    assert set(stats["kept_sizes"]) == {layer.name for layer in plan.sparse_layers}
 
 
 def test_copies_of_the_model_are_sparse_too():
@@ -240,5 +240,5 @@ def test_copies_of_the_model_are_sparse_too():
     plan = tiny_plan(model)
     run(model, plan, OPTIMIZERS["sgd"](model.parameters()), num_steps=12)
     twin = copy.deepcopy(model)
-    assert kept_blocks(twin, plan) == kept_blocks(model, plan)
+    assert kept_sizes(twin, plan) == kept_sizes(model, plan)
     assert twin(tiny_inputs()[0]).shape == (1, 10)

@@ -4,7 +4,7 @@ from networks import tiny_network, tiny_plan
 from torch.utils.data import TensorDataset
 
 from spartan_planner.errors import TrainingError
-from spartan_planner.export.kept_blocks import kept_blocks
+from spartan_planner.export.kept_sizes import kept_sizes
 from spartan_planner.training import (
     DataSplit,
     TrainingSettings,
@@ -36,7 +36,7 @@ def test_dense_and_sparse_training_learn_digits(digits):
     assert len(steps) == num_steps(digits, SHORT) == 96
     assert sparse.accuracy > 5 * CHANCE
     assert sparse.stats["predicted"] <= plan.budget.asked
-    assert plan.predicted("flops", kept_blocks(model, plan)) <= plan.budget.asked
+    assert plan.predicted("flops", kept_sizes(model, plan)) <= plan.budget.asked
     assert evaluate(model, digits.test) == sparse.accuracy
 
 

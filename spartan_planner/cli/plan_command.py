@@ -71,6 +71,8 @@ def plan_command(
         return
     show(plan_table(made))
     show(totals_table((*made.budgets, *made.totals)))
+    for cost, reason in made.not_priced.items():
+        show(f"{cost} cannot be told: {reason}")
     show(f"retains {made.retained_value:.1%} of the sum of absolute weights")
     show(f"written to {out}")
 
@@ -86,6 +88,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "model": plan.model,
         "budgets": plain["budgets"],
         "totals": plain["totals"],
+        "not_priced": plain["not_priced"],
         "retained_value": plan.retained_value,
         "layers": plain["layers"],
     }

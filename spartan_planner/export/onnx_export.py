@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cost_models import Layout
 from cost_models.documents import write_atomically
 from spartan_planner.errors import ExportError
-from spartan_planner.export.kept_blocks import kept_blocks
+from spartan_planner.export.kept_sizes import kept_sizes
 from spartan_planner.export.torch_to_onnx import torch_to_onnx
 from spartan_planner.export_metadata import (
     METADATA_KEY,
@@ -90,7 +90,7 @@ def export_onnx(
     lowered: tuple[LoweredLayer, ...] = ()
     if plan and metadata:
         if form is Form.LOWERED:
-            lowered = lower_graph(graph, _paying_layouts(plan, metadata))
+            lowered = lower_graph(graph, _paying_layouts(plan, kept_sizes(model, plan)))
         graph.metadata_props[METADATA_KEY] = dump_metadata(metadata)
     errors: list[float] = []
 
@@ -107,7 +107,7 @@ def export_onnx(
 
 
 def _promise(model: nn.Module, plan: Plan, form: Form) -> ExportMetadata:
-    metadata = metadata_of(plan, kept_blocks(model, plan), form.value)
+    metadata = metadata_of(plan, kept_sizes(model, plan), form.value)
     for cost in metadata.costs:
         if cost.asked is not None and cost.predicted > cost.asked:
             raise ExportError(
@@ -118,15 +118,14 @@ def _promise(model: nn.Module, plan: Plan, form: Form) -> ExportMetadata:
     return metadata
 
 
-def _paying_layouts(plan: Plan, metadata: ExportMetadata) -> dict[str, Layout]:
+def _paying_layouts(plan: Plan, sizes: dict[str, float]) -> dict[str, Layout]:
     """Layouts of the layers whose sparse form is cheaper than the dense one."""
-    layouts = {}
-    for layer in plan.sparse_layers:
-        kept = metadata.densities[layer.name] * layer.num_blocks
-        cost = layer.costs[plan.budget.cost]
-        if cost.sparse(kept) < cost.dense:
-            layouts[layer.name] = Layout.parse(layer.layout)
-    return layouts
+    costs = {layer.name: layer.costs[plan.budget.cost] for layer in plan.sparse_layers}
+    return {
+        layer.name: Layout.parse(layer.layout)
+        for layer in plan.sparse_layers
+        if costs[layer.name].sparse(sizes[layer.name]) < costs[layer.name].dense
+    }
 
 
 @torch.no_grad()

@@ -93,13 +93,17 @@ class PlanLayer:
         """Whether the layer is to be pruned."""
         return self.layout != DENSE
 
-    def predicted(self, cost: str, num_kept_blocks: float | None = None) -> float:
+    @property
+    def num_whole_blocks(self) -> float:
+        """Size of the pruned weight in whole blocks."""
+        return self.kept_size / self.density
+
+    def predicted(self, cost: str, kept_size: float | None = None) -> float:
         """Return the layer's cost with so many whole blocks kept; what is planned by default."""
         linear = self.costs[cost]
         if not self.is_sparse:
             return linear.dense
-        kept = self.kept_size if num_kept_blocks is None else num_kept_blocks
-        return linear.best(kept)
+        return linear.best(self.kept_size if kept_size is None else kept_size)
 
 
 @document
@@ -144,6 +148,7 @@ class Plan:
         profile: the profile it was made with; ``None`` where no device was needed.
         budgets: the costs that were asked for.
         totals: other costs, for information.
+        not_priced: cost models that could not tell, with the reason.
         retained_value: share of the sum of absolute weights of all layers that is kept.
         schedule: how to train.
         layers: every layer of the workload.
@@ -156,6 +161,7 @@ class Plan:
     profile: PlanProfile | None
     budgets: tuple[PlanBudget, ...]
     totals: tuple[PlanBudget, ...]
+    not_priced: dict[str, str]
     retained_value: float
     schedule: Schedule
     layers: tuple[PlanLayer, ...]
@@ -185,9 +191,9 @@ class Plan:
         """The layers to be pruned."""
         return tuple(layer for layer in self.layers if layer.is_sparse)
 
-    def predicted(self, cost: str, num_kept_blocks: dict[str, float] | None = None) -> float:
-        """Return a cost of the whole model, with other numbers of kept blocks where given."""
-        kept = num_kept_blocks or {}
+    def predicted(self, cost: str, kept_sizes: dict[str, float] | None = None) -> float:
+        """Return a cost of the whole model, with other sizes of what is kept where given."""
+        kept = kept_sizes or {}
         total = next(item for item in (*self.budgets, *self.totals) if item.cost == cost)
         return total.rest + sum(
             layer.predicted(cost, kept.get(layer.name)) for layer in self.layers

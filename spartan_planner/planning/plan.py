@@ -15,7 +15,6 @@ from cost_models import (
     LinearCost,
     Workload,
     cost_model,
-    cost_model_names,
 )
 from cost_models.documents import dump_document
 from spartan_planner.errors import InfeasibleBudgetError, PlanError, UsageError
@@ -36,6 +35,7 @@ from spartan_planner.planning.document import (
     PlanProfile,
     Schedule,
 )
+from spartan_planner.planning.pricing import PricedModel, price_by_others, price_model
 
 ROUNDING = 1e-12
 """Share of the budget left unused, so that no order of summation makes a plan exceed it."""
@@ -92,26 +92,28 @@ def make_plan(
     asked = budget.asked(dense)
     allocation = _allocate(layers, asked, rest, dense, model, budget)
     chosen = [
-        _plan_layer(layer, choice, profile)
-        for layer, choice in zip(workload.layers, allocation.choices, strict=True)
+        choice.candidate.layout if choice.candidate else None for choice in allocation.choices
     ]
-    predicted = rest + sum(layer.predicted(model.name) for layer in chosen)
-    total = PlanBudget(model.name, model.unit, dense, asked, predicted, rest)
+    budgeted = price_model(model, workload, chosen, profile)
+    others, not_priced = price_by_others(budgeted, workload, chosen, profile)
+    planned = tuple(
+        _plan_layer(layer, choice, {p.cost: p.layers[index] for p in (budgeted, *others)})
+        for index, (layer, choice) in enumerate(
+            zip(workload.layers, allocation.choices, strict=True)
+        )
+    )
     return Plan(
         schema_version=1,
         model=workload.model,
         model_fingerprint=workload.fingerprint,
         input_shapes=input_shapes,
         profile=_plan_profile(profile) if profile else None,
-        budgets=(total,),
-        totals=tuple(
-            _total(other, workload, chosen, profile)
-            for other in _known_costs(profile)
-            if other.name != model.name
-        ),
+        budgets=(_total(budgeted, planned, asked),),
+        totals=tuple(_total(priced, planned, None) for priced in others),
+        not_priced=not_priced,
         retained_value=allocation.value / max(sum(total_values.values()), 1e-300),
         schedule=schedule or Schedule(),
-        layers=tuple(chosen),
+        layers=planned,
     )
 
 
@@ -182,11 +184,9 @@ def _hint(budget: Budget, model: CostModel, least: float, dense: float) -> str:
 
 
 def _plan_layer(
-    layer: LayerWorkload, choice: LayerChoice, profile: DeviceProfile | None
+    layer: LayerWorkload, choice: LayerChoice, costs: dict[str, LinearCost]
 ) -> PlanLayer:
-    models = _known_costs(profile)
     if choice.candidate is None:
-        costs = {m.name: _dense_only(m, layer, profile) for m in models}
         return PlanLayer(layer.name, DENSE, layer.num_weights, 0, 0, 0.0, 1.0, costs)
     layout = choice.candidate.layout
     kept_size = float(np.sum(choice.candidate.sizes[choice.kept]))
@@ -198,29 +198,11 @@ def _plan_layer(
         num_kept_blocks=int(np.count_nonzero(choice.kept)),
         kept_size=kept_size,
         density=min(1.0, kept_size / layout.num_whole_blocks(layer.shape.weight_shape)),
-        costs={m.name: m.linear_cost(layer, layout, profile) for m in models},
+        costs=costs,
     )
 
 
-def _dense_only(
-    model: CostModel, layer: LayerWorkload, profile: DeviceProfile | None
-) -> LinearCost:
-    return LinearCost(model.dense_cost(layer, profile), 0.0, 0.0, model.unit)
-
-
-def _known_costs(profile: DeviceProfile | None) -> list[CostModel]:
-    """The cost models whose figures can be told with what is known about the device."""
-    models = [cost_model(name) for name in cost_model_names()]
-    return [model for model in models if profile is not None or not model.needs_profile]
-
-
-def _total(
-    model: CostModel,
-    workload: Workload,
-    layers: Sequence[PlanLayer],
-    profile: DeviceProfile | None,
-) -> PlanBudget:
-    rest = model.rest(workload, profile)
-    dense = rest + sum(layer.costs[model.name].dense for layer in layers)
-    predicted = rest + sum(layer.predicted(model.name) for layer in layers)
-    return PlanBudget(model.name, model.unit, dense, None, predicted, rest)
+def _total(priced: PricedModel, layers: Sequence[PlanLayer], asked: float | None) -> PlanBudget:
+    dense = priced.rest + sum(layer.costs[priced.cost].dense for layer in layers)
+    predicted = priced.rest + sum(layer.predicted(priced.cost) for layer in layers)
+    return PlanBudget(priced.cost, priced.unit, dense, asked, predicted, priced.rest)

@@ -41,6 +41,13 @@ class PlannedWeight:
         return PlannedWeight(layer.name, parameter, layout, layer.costs[cost].per_block)
 
     @property
+    def kept_size(self) -> float:
+        """What the hard mask keeps, in whole blocks."""
+        assert self.hard is not None
+        sizes = torch.from_numpy(self.layout.block_sizes(tuple(self.parameter.shape)))
+        return float(sizes @ self.hard.double().cpu())
+
+    @property
     def num_protected(self) -> int:
         """Leading blocks that are always kept, so that no layer is cut off.
 

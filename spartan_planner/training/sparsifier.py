@@ -66,14 +66,14 @@ class Sparsifier:
         return self._is_frozen
 
     def stats(self) -> dict[str, Any]:
-        """Figures for a logger: density and kept blocks per layer, price, beta, predicted cost."""
-        kept = {weight.name: _num_kept(weight) for weight in self._weights}
+        """Figures for a logger: what each layer keeps, price, beta, predicted cost."""
+        kept = {w.name: w.kept_size for w in self._weights if w.hard is not None}
         budget = self.plan.budget
         return {
             "step": self.num_steps_done,
             "price": self.price,
             "beta": self._beta,
-            "num_kept_blocks": kept,
+            "kept_sizes": kept,
             "predicted": self.plan.predicted(budget.cost, kept),
             "unit": budget.unit,
         }
@@ -194,7 +194,3 @@ def _mean_block_elements(layers: tuple[PlanLayer, ...]) -> float:
 def _behind_protected(weight: PlannedWeight, figures: Tensor | None) -> Tensor:
     assert figures is not None
     return figures[weight.num_protected :]
-
-
-def _num_kept(weight: PlannedWeight) -> float:
-    return float(weight.hard.sum()) if weight.hard is not None else math.nan

@@ -1,0 +1,47 @@
+"""How much of each planned layer a model really keeps."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from cost_models import Layout
+from spartan_planner.blocks import tile_shape
+from spartan_planner.planned_parameters import planned_parameters
+from spartan_planner.planning import Plan
+from spartan_planner.transport import tile_values
+
+
+@torch.no_grad()
+def kept_size(weight: Tensor, layout: Layout) -> float:
+    """Return the size of the blocks that hold a non-zero, in whole blocks.
+
+    In a balanced layout it is what the lowered form executes: the inputs of the fullest group of
+    outputs, in steps, and at least one step.
+
+    Args:
+        weight: ``[out, in, *kernel]``.
+        layout: the layout it was pruned in.
+    """
+    shape = tuple(weight.shape)
+    used = tile_values(weight, tile_shape(layout, shape)) > 0
+    if not layout.balanced_step:
+        sizes = torch.from_numpy(layout.block_sizes(shape))
+        return float(sizes @ used.reshape(-1).to(sizes.dtype))
+    fullest = int(used.flatten(1).sum(1).max())
+    num_steps = max(1, math.ceil(fullest / layout.balanced_step))
+    step = min(layout.balanced_step, shape[1])
+    return min(num_steps * step, shape[1]) / step
+
+
+def kept_sizes(model: nn.Module, plan: Plan) -> dict[str, float]:
+    """Return the sizes of what all planned layers keep, by name, in whole blocks.
+
+    Raises:
+        PlanError: the plan belongs to another model.
+    """
+    parameters = planned_parameters(model, plan)
+    return {
+        layer.name: kept_size(parameters[layer.name], Layout.parse(layer.layout))
+        for layer in plan.sparse_layers
+    }
