@@ -220,6 +220,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _temporary_beside(path) as temporary:
             write(temporary)
+            temporary.chmod(_mode_of_new_files())
             with temporary.open("rb") as stream:
                 os.fsync(stream.fileno())
             temporary.replace(path)
@@ -227,15 +228,18 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         raise DocumentError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
+def _mode_of_new_files() -> int:
+    """The mode that any new file would have: temporary files, and some writers' own, are private."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return 0o666 & ~umask
+
+
 @contextmanager
 def _temporary_beside(path: Path) -> Iterator[Path]:
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
-    # mkstemp makes private files; a written document has the mode any new file would have.
-    umask = os.umask(0)
-    os.umask(umask)
-    temporary.chmod(0o666 & ~umask)
     try:
         yield temporary
     finally:
