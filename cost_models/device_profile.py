@@ -132,14 +132,9 @@ class LayerTiming:
         if self.dense_ms <= 0:
             raise ValueError("dense_ms must be positive")
 
-    def linear_cost(self, sparse: SparseTiming, num_uses: int = 1) -> LinearCost:
-        """Return the linear cost of one of the sparse forms, for a weight used so many times."""
-        return LinearCost(
-            dense=self.dense_ms * num_uses,
-            fixed=sparse.fixed_ms * num_uses,
-            per_block=sparse.per_block_ms * num_uses,
-            unit="ms",
-        )
+    def linear_cost(self, sparse: SparseTiming) -> LinearCost:
+        """Return the linear cost of one of the sparse forms."""
+        return LinearCost(self.dense_ms, sparse.fixed_ms, sparse.per_block_ms, "ms")
 
     def break_even_density(self, sparse: SparseTiming) -> float:
         """Return the density under which that sparse form beats the dense one."""

@@ -229,7 +229,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def _mode_of_new_files() -> int:
-    """The mode that any new file would have: temporary files, and some writers' own, are private."""
+    """The mode of any new file: temporary files, and those of some writers, are private."""
     umask = os.umask(0)
     os.umask(umask)
     return 0o666 & ~umask

@@ -4,7 +4,7 @@ from cost_models.device_profile import DeviceProfile, LayerTiming
 from cost_models.errors import CostModelError
 from cost_models.layout import Layout
 from cost_models.linear_cost import LinearCost
-from cost_models.workload import LayerWorkload, Workload
+from cost_models.workload import LayerShape, LayerWorkload, Workload
 
 
 class LatencyCost:
@@ -15,21 +15,21 @@ class LatencyCost:
     needs_profile = True
 
     def dense_cost(self, layer: LayerWorkload, profile: DeviceProfile | None) -> float:
-        """Measured time of the dense form, times the uses of the weight."""
-        return _timing(layer, profile).dense_ms * layer.num_uses
+        """Measured time of the dense form, summed over the uses of the weight."""
+        known = _require(profile)
+        return sum(_timing(layer, shape, known).dense_ms for shape in layer.uses)
 
     def linear_cost(
         self, layer: LayerWorkload, layout: Layout, profile: DeviceProfile | None
     ) -> LinearCost:
-        """Fitted time of the lowered form, times the uses of the weight."""
-        timing = _timing(layer, profile)
-        for sparse in timing.sparse:
-            if sparse.layout == str(layout):
-                return timing.linear_cost(sparse, layer.num_uses)
-        measured = ", ".join(sparse.layout for sparse in timing.sparse) or "no layout"
-        raise CostModelError(
-            f"the profile has no time for layer {layer.name} in layout {layout}; "
-            f"for this shape it measured {measured}"
+        """Fitted time of the lowered form, summed over the uses of the weight."""
+        known = _require(profile)
+        uses = [_sparse_cost(layer, shape, layout, known) for shape in layer.uses]
+        return LinearCost(
+            dense=sum(use.dense for use in uses),
+            fixed=sum(use.fixed for use in uses),
+            per_block=sum(use.per_block for use in uses),
+            unit=self.unit,
         )
 
     def rest(self, workload: Workload, profile: DeviceProfile | None) -> float:  # noqa: ARG002
@@ -45,12 +45,25 @@ def _require(profile: DeviceProfile | None) -> DeviceProfile:
     return profile
 
 
-def _timing(layer: LayerWorkload, profile: DeviceProfile | None) -> LayerTiming:
-    known = _require(profile)
-    timing = known.timing(layer.shape)
+def _timing(layer: LayerWorkload, shape: LayerShape, profile: DeviceProfile) -> LayerTiming:
+    timing = profile.timing(shape)
     if timing is None:
         raise CostModelError(
-            f"profile {known.name!r} has no measurement for layer {layer.name} "
-            f"({layer.shape.label()}); profile the workload of this model on the device"
+            f"profile {profile.name!r} has no measurement for layer {layer.name} "
+            f"({shape.label()}); profile the workload of this model on the device"
         )
     return timing
+
+
+def _sparse_cost(
+    layer: LayerWorkload, shape: LayerShape, layout: Layout, profile: DeviceProfile
+) -> LinearCost:
+    timing = _timing(layer, shape, profile)
+    for sparse in timing.sparse:
+        if sparse.layout == str(layout):
+            return timing.linear_cost(sparse)
+    measured = ", ".join(sparse.layout for sparse in timing.sparse) or "no layout"
+    raise CostModelError(
+        f"the profile has no time for layer {layer.name} in layout {layout}; "
+        f"for this shape it measured {measured}"
+    )

@@ -85,6 +85,20 @@ class LayerShape:
 
 @document
 @dataclass(frozen=True)
+class SlicedWeight:
+    """A weight whose operations each consume a part of it.
+
+    Attributes:
+        num_weights: elements of the whole weight.
+        macs: multiply-adds per sample of all its uses.
+    """
+
+    num_weights: int
+    macs: int
+
+
+@document
+@dataclass(frozen=True)
 class LayerWorkload:
     """What one prunable or fixed weight does in one forward pass.
 
@@ -93,8 +107,11 @@ class LayerWorkload:
         shape: what its time depends on.
         positions: output positions at which each weight element is used, per sample, summed over
             the uses of a tied weight.
-        num_uses: how many operations of one forward pass consume the weight.
+        num_uses: how many operations of one forward pass consume the weight at this shape.
         prunable: whether a plan may prune it.
+        further_shapes: one entry per further use, at another shape (a head shared by several
+            feature maps, slices of a packed weight).
+        sliced: where the uses cover slices only: elements and multiply-adds of the whole.
     """
 
     name: str
@@ -102,6 +119,8 @@ class LayerWorkload:
     positions: int
     num_uses: int = 1
     prunable: bool = True
+    further_shapes: tuple[LayerShape, ...] = ()
+    sliced: SlicedWeight | None = None
 
     def __post_init__(self) -> None:
         """Refuse figures that no forward pass can have."""
@@ -111,12 +130,19 @@ class LayerWorkload:
     @property
     def num_weights(self) -> int:
         """Number of elements of the weight."""
-        return self.shape.num_weights
+        return self.sliced.num_weights if self.sliced else self.shape.num_weights
 
     @property
     def macs(self) -> int:
         """Multiply-adds per sample: elements times positions; none for a table look-up."""
-        return 0 if self.shape.op == "embedding" else self.num_weights * self.positions
+        if self.shape.op == "embedding":
+            return 0
+        return self.sliced.macs if self.sliced else self.num_weights * self.positions
+
+    @property
+    def uses(self) -> tuple[LayerShape, ...]:
+        """The shape of every use."""
+        return (self.shape,) * self.num_uses + self.further_shapes
 
 
 @document
@@ -185,5 +211,6 @@ class Workload:
         """Return the distinct shapes with the number of uses of each, in order of first use."""
         counts: dict[LayerShape, int] = {}
         for layer in self.layers:
-            counts[layer.shape] = counts.get(layer.shape, 0) + layer.num_uses
+            for shape in layer.uses:
+                counts[shape] = counts.get(shape, 0) + 1
         return counts

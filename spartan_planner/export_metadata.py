@@ -1,14 +1,14 @@
 """What an exported file says about itself; needs no torch."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
 
 from cost_models.documents import document, parse_document, to_plain
 from spartan_planner.errors import ModelError
-from spartan_planner.planning import Plan, PlanBudget, PlanProfile
+from spartan_planner.planning import Plan, PlanBudget, PlanProfile, plan_fingerprint
 
 METADATA_KEY = "spartan_planner"
 
@@ -21,11 +21,13 @@ class ExportMetadata:
     Attributes:
         model: what the user called the model.
         model_fingerprint: of the plan.
-        form: ``masked`` or ``lowered``.
+        form: ``masked``, ``lowered``, or ``dense`` where no plan was given.
         density: share of the weights of all layers that is kept.
         densities: the same for each pruned layer.
         costs: asked and predicted costs of this very file.
         profile: the profile behind the predictions; ``None`` where no device was needed.
+        plan_fingerprint: of the plan; ``None`` without one.
+        input_shapes: shapes of the example inputs, which the costs are for.
     """
 
     model: str
@@ -35,13 +37,20 @@ class ExportMetadata:
     densities: dict[str, float]
     costs: tuple[PlanBudget, ...]
     profile: PlanProfile | None
+    plan_fingerprint: str | None = None
+    input_shapes: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def latency(self) -> PlanBudget | None:
+        """The latency of this file, where it is known."""
+        return next((cost for cost in self.costs if cost.cost == "latency"), None)
 
 
 def metadata_of(plan: Plan, kept_sizes: dict[str, float], form: str) -> ExportMetadata:
     """Describe a file whose planned layers keep so many whole blocks."""
     costs = tuple(
-        PlanBudget(c.cost, c.unit, c.dense, c.asked, plan.predicted(c.cost, kept_sizes), c.rest)
-        for c in (*plan.budgets, *plan.totals)
+        replace(cost, predicted=plan.predicted(cost.cost, kept_sizes))
+        for cost in (*plan.budgets, *plan.totals)
     )
     densities = {
         layer.name: min(1.0, kept_sizes[layer.name] / layer.num_whole_blocks)
@@ -57,6 +66,17 @@ def metadata_of(plan: Plan, kept_sizes: dict[str, float], form: str) -> ExportMe
         densities,
         costs,
         plan.profile,
+        plan_fingerprint(plan),
+        plan.input_shapes,
+    )
+
+
+def metadata_of_dense(
+    model: str, model_fingerprint: str, input_shapes: tuple[tuple[int, ...], ...]
+) -> ExportMetadata:
+    """Describe a file that was written without a plan."""
+    return ExportMetadata(
+        model, model_fingerprint, "dense", 1.0, {}, (), None, input_shapes=input_shapes
     )
 
 

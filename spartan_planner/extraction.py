@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cost_models import LayerShape, LayerWorkload, UnpricedOperation, Workload
-from cost_models.workload import Op
+from cost_models.workload import Op, SlicedWeight
 from spartan_planner.errors import ModelError
 
 _aten = torch.ops.aten
@@ -28,19 +28,21 @@ def model_fingerprint(model: nn.Module) -> str:
 
 
 def extract_workload(
-    model: nn.Module, example_inputs: Sequence[Tensor], model_name: str
+    model: nn.Module, example_inputs: Sequence[Tensor] | Tensor, model_name: str
 ) -> Workload:
     """Run the model once and describe what each weight did.
 
     Args:
         model: any module that runs on ``example_inputs``.
-        example_inputs: positional arguments; their first dimension is the batch.
+        example_inputs: one tensor or the positional arguments; their first dimension is the
+            batch.
         model_name: what the user calls the model.
 
     Raises:
         ModelError: the model does not run, or no operation consumes a weight.
     """
-    recorder = _Recorder(model, _batch_size(example_inputs))
+    inputs = inputs_for(model, example_inputs)
+    recorder = _Recorder(model, _batch_size(inputs))
     was_training = model.training
     fast_path = torch.backends.mha.get_fastpath_enabled()
     # The fused attention kernels hide the products that consume the weights.
@@ -48,9 +50,9 @@ def extract_workload(
     model.eval()
     try:
         with torch.no_grad(), recorder:
-            model(*example_inputs)
+            model(*inputs)
     except Exception as error:
-        shapes = ", ".join(str(tuple(item.shape)) for item in example_inputs)
+        shapes = ", ".join(str(tuple(item.shape)) for item in inputs)
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
             f"{model_name} does not run on inputs of shape {shapes}: {reason}; check --input-shape"
@@ -71,6 +73,13 @@ def extract_workload(
             for op, sizes in sorted(recorder.unpriced.items())
         ),
     )
+
+
+def inputs_for(model: nn.Module, example_inputs: Sequence[Tensor] | Tensor) -> tuple[Tensor, ...]:
+    """Return example inputs as positional arguments on the model's device."""
+    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    parameter = next(model.parameters(), None)
+    return inputs if parameter is None else tuple(item.to(parameter.device) for item in inputs)
 
 
 def _batch_size(example_inputs: Sequence[Tensor]) -> int:
@@ -141,13 +150,17 @@ def _storage(tensor: Tensor) -> int:
 
 
 def _layer(name: str, uses: list[_Use]) -> LayerWorkload:
-    whole = [use for use in uses if use.shape.num_weights == use.num_parameter_elements]
+    shape, num_elements = uses[0].shape, uses[0].num_parameter_elements
+    is_sliced = any(use.shape.num_weights != num_elements for use in uses)
+    positions = sum(use.positions for use in uses)
     return LayerWorkload(
         name=name,
-        shape=(whole or uses)[0].shape,
-        positions=max(1, math.ceil(sum(use.positions for use in uses))),
-        num_uses=len(uses),
-        prunable=bool(whole) and uses[0].shape.op != "embedding",
+        shape=shape,
+        positions=max(1, math.ceil(positions)),
+        num_uses=sum(use.shape == shape for use in uses),
+        prunable=not is_sliced and shape.op != "embedding",
+        further_shapes=tuple(use.shape for use in uses if use.shape != shape),
+        sliced=SlicedWeight(num_elements, round(positions * num_elements)) if is_sliced else None,
     )
 
 

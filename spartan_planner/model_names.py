@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def load_model(name: str, seed: int = DEFAULT_SEED) -> nn.Module:
     if not separator or not source or not rest:
         raise ModelError(
             f"model {name!r} is not known; write torchvision:NAME, timm:NAME or "
-            "package.module:factory"
+            "package.module:factory (ONNX files cannot be read as models yet)"
         )
     torch.manual_seed(seed)
     match source:
@@ -55,7 +56,7 @@ def load_object(name: str, purpose: str) -> Any:  # noqa: ANN401 - whatever the 
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(
             f"{purpose} {name!r}: cannot import {module_name!r} ({error}); it is looked for on "
             "PYTHONPATH and in the current folder"
@@ -115,7 +116,7 @@ def _import_extra(module: str, package: str) -> Any:  # noqa: ANN401 - a module
 def _build(name: str, factory: Callable[[], Any]) -> Any:  # noqa: ANN401 - checked by the caller
     try:
         return factory()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelError(f"model {name!r} fails to build: {error}") from error
 
 
@@ -135,7 +136,10 @@ def parse_input_shape(text: str) -> tuple[Tensor, ...]:
             "such as 1,3,224,224"
         )
     generator = torch.Generator().manual_seed(DEFAULT_SEED)
-    return tuple(torch.randn(shape, generator=generator) for shape in shapes)
+    try:
+        return tuple(torch.randn(shape, generator=generator) for shape in shapes)
+    except (RuntimeError, OverflowError, TypeError) as error:
+        raise UsageError(f"inputs of shape {text} are too large to be made") from error
 
 
 def read_example_inputs(path: Path) -> tuple[Tensor, ...]:
@@ -148,7 +152,7 @@ def read_example_inputs(path: Path) -> tuple[Tensor, ...]:
         loaded = np.load(path, allow_pickle=False)
         arrays = [loaded] if isinstance(loaded, np.ndarray) else [loaded[key] for key in loaded]
         tensors = tuple(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise UsageError(f"example inputs {path} cannot be read: {error}") from error
     if not tensors:
         raise UsageError(f"example inputs {path} hold no array")

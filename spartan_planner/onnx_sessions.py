@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,14 @@ class Session:
 
     def run(self) -> list[NDArray[np.generic]]:
         """Run once and return the outputs."""
-        outputs: list[NDArray[np.generic]] = self.inference.run(None, self.inputs)
+        try:
+            outputs: list[NDArray[np.generic]] = self.inference.run(None, self.inputs)
+        except Exception as error:
+            shapes = ", ".join(str(array.shape) for array in self.inputs.values())
+            reason = " ".join(str(error).split())[:300]
+            raise ModelError(
+                f"ONNX Runtime cannot run the model on inputs of shape {shapes}: {reason}"
+            ) from error
         return outputs
 
     def time_ms(self) -> float:
@@ -93,17 +100,26 @@ def open_session(
 
 
 def random_inputs(
-    inference: onnxruntime.InferenceSession, seed: int = 0
+    inference: onnxruntime.InferenceSession,
+    shapes: Sequence[Sequence[int]] = (),
+    seed: int = 0,
 ) -> dict[str, NDArray[np.generic]]:
-    """Return standard normal (or, for integers, zero) inputs; dynamic sizes become 1.
+    """Return standard normal (or, for integers, zero) inputs.
+
+    Args:
+        inference: the loaded model.
+        shapes: one per input; without them sizes that the model leaves open become 1.
+        seed: of the generator.
 
     Raises:
         ModelError: an input has an element type that cannot be made up.
     """
     generator = np.random.default_rng(seed)
     inputs: dict[str, NDArray[np.generic]] = {}
-    for item in inference.get_inputs():
+    for index, item in enumerate(inference.get_inputs()):
         shape = [size if isinstance(size, int) and size > 0 else 1 for size in item.shape]
+        if shapes:
+            shape = list(shapes[index])
         match item.type:
             case "tensor(float)":
                 inputs[item.name] = generator.standard_normal(shape, np.float32)

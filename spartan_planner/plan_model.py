@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from cost_models import DeviceProfile, LayerWorkload, Layout
 from spartan_planner.blocks import assign_blocks
-from spartan_planner.extraction import extract_workload
+from spartan_planner.extraction import extract_workload, inputs_for
 from spartan_planner.planning import Budget, Plan, Schedule, make_plan
 from spartan_planner.planning.budget import budget_for
-from spartan_planner.profiling.treatments import candidate_layouts
+from spartan_planner.profiling.treatments import candidate_layouts, is_lowerable
 
 
 def plan(
@@ -41,7 +41,7 @@ def plan(
         CostModelError: a layer cannot be priced.
         InfeasibleBudgetError: no plan meets the budget.
     """
-    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    inputs = inputs_for(model, example_inputs)
     workload = extract_workload(model, inputs, model_name or type(model).__name__)
     parameters = dict(model.named_parameters())
     wanted = tuple(Layout.parse(item) if isinstance(item, str) else item for item in layouts)
@@ -63,6 +63,7 @@ def plan(
         lambda layer: _layouts(layer, parameters[layer.name], profile, wanted),
         profile=profile,
         input_shapes=tuple(tuple(item.shape) for item in inputs),
+        input_dtypes=tuple(str(item.dtype).removeprefix("torch.") for item in inputs),
         schedule=schedule,
     )
 
@@ -77,8 +78,10 @@ def _layouts(
     if tuple(parameter.shape) != layer.shape.weight_shape:
         # Stored as [in, out] (as in GPT-2), sliced or packed: its rows are not its outputs.
         return ()
+    any_wanted = bool(wanted)
+    wanted = tuple(layout for layout in wanted if not layout.balanced_step or is_lowerable(layer))
     if profile is None:
-        return tuple(wanted) or candidate_layouts(layer.shape)
+        return wanted if any_wanted else candidate_layouts(layer.shape)
     timing = profile.timing(layer.shape)
     measured = [Layout.parse(sparse.layout) for sparse in timing.sparse] if timing else []
-    return tuple(layout for layout in measured if not wanted or layout in wanted)
+    return tuple(layout for layout in measured if not any_wanted or layout in wanted)

@@ -15,7 +15,6 @@ from cost_models.documents import write_json
 from spartan_planner.checkpoints import save_weights
 from spartan_planner.console import result_console
 from spartan_planner.digits import INPUT_SHAPE, MODEL_NAME
-from spartan_planner.errors import UsageError
 from spartan_planner.export import ExportReport, export_onnx
 from spartan_planner.extraction import extract_workload
 from spartan_planner.model_names import load_model, parse_input_shape
@@ -39,6 +38,7 @@ from spartan_planner.training import (
 )
 from spartan_planner.verification import Verification, VerifySettings, run_batch, verify
 
+SUMMARY = "summary.json"
 BUDGET = {"latency": "50%"}
 DENSE_TRAINING = TrainingSettings(num_epochs=5, learning_rate=0.05)
 SPARSE_TRAINING = TrainingSettings(num_epochs=5, learning_rate=0.05)
@@ -58,7 +58,7 @@ class Summary:
     @property
     def ok(self) -> bool:
         """Whether the exported file keeps the promise."""
-        return self.verification.ok
+        return self.verification.ok is True
 
     def to_json(self) -> dict[str, object]:
         """Return the figures as plain data; latencies at the device's speed while verifying."""
@@ -89,12 +89,8 @@ def run_quickstart(folder: Path, quiet: bool = False) -> Summary:
     Args:
         folder: made when it does not exist.
         quiet: print nothing but progress bars.
-
-    Raises:
-        UsageError: the folder's path is a file.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file; give a folder for the quickstart's results")
+    (folder / SUMMARY).unlink(missing_ok=True)
     console = result_console(quiet)
     data = load_data("digits")
     example_inputs = parse_input_shape(",".join(map(str, INPUT_SHAPE)))
@@ -128,7 +124,6 @@ def run_quickstart(folder: Path, quiet: bool = False) -> Summary:
 
     console.rule("5/5 verify: dense and sparse, interleaved")
     result = _verify(folder, made)
-    assert report.metadata is not None
     summary = Summary(
         verification=result,
         dense_accuracy=_onnx_accuracy(folder / "dense.onnx", data),
@@ -136,12 +131,12 @@ def run_quickstart(folder: Path, quiet: bool = False) -> Summary:
         density=report.metadata.density,
         max_abs_error=report.max_abs_error,
     )
-    write_json(folder / "summary.json", summary.to_json())
+    write_json(folder / SUMMARY, summary.to_json())
     console.print(verification_table(result))
     console.print(
         f"accuracy dense {summary.dense_accuracy:.2%}, sparse {summary.sparse_accuracy:.2%}"
     )
-    console.print(f"summary written to {folder / 'summary.json'}")
+    console.print(f"summary written to {folder / SUMMARY}")
     return summary
 
 
@@ -167,15 +162,14 @@ def _verify(folder: Path, made: Plan) -> Verification:
     with progress_bar("verifying", VERIFY.num_rounds) as advance:
         return verify(
             folder / "model.onnx",
+            made,
             dense=folder / "dense.onnx",
-            plan=made,
             settings=VERIFY,
             advance=advance,
         )
 
 
 def _print_export(console: Console, report: ExportReport) -> None:
-    assert report.metadata is not None
     console.print(
         f"{len(report.lowered)} layers lowered, density {report.metadata.density:.1%}, "
         f"{report.num_bytes / 1e6:.1f} MB; differs from torch by at most "

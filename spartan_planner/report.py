@@ -122,5 +122,8 @@ def verification_table(result: Verification) -> Table:
     if result.asked_ms is not None:
         slower = f"{result.device_speed_ratio:.2f}x the profile's time"
         table.add_row("device now, by the yardstick", slower)
-    table.add_row("promise", "kept" if result.ok else "missed")
+    promise = {True: "kept", False: "missed", None: "none: no latency was asked for"}
+    table.add_row("promise", promise[result.ok])
+    for note in result.notes:
+        table.add_row("note", note)
     return table

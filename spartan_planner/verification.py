@@ -1,17 +1,20 @@
 """Timing an exported file against its dense twin and against its promise; needs no torch."""
 
+import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spartan_planner.errors import UsageError
+from spartan_planner.errors import ModelError, UsageError
 from spartan_planner.export_metadata import ExportMetadata, read_metadata
-from spartan_planner.onnx_sessions import Session, open_session, session_options
-from spartan_planner.planning import Plan, PlanBudget
+from spartan_planner.onnx_sessions import Session, open_session, random_inputs, session_options
+from spartan_planner.planning import Plan, PlanBudget, PlanProfile, plan_fingerprint
 from spartan_planner.profiling import Yardstick
+from spartan_planner.profiling.device import this_device, this_runtime
 from spartan_planner.progress import Advance, no_progress
 
 _NUM_BOOTSTRAP_SAMPLES = 2000
@@ -38,8 +41,8 @@ class VerifySettings:
             raise UsageError(f"at least {_MIN_ROUNDS} rounds are needed for a median")
         if self.num_threads is not None and self.num_threads < 1:
             raise UsageError("threads must be at least 1")
-        if self.tolerance < 0:
-            raise UsageError("tolerance must not be negative")
+        if not 0 <= self.tolerance < math.inf:
+            raise UsageError("tolerance must be a share such as 0.1")
 
 
 @dataclass(frozen=True)
@@ -61,20 +64,22 @@ class Speedup:
 class Verification:
     """What was measured, beside what was promised.
 
-    All latencies are in ms at the device's speed during verification; the plan's figures are
-    multiplied by ``device_speed_ratio``.
+    All latencies are in ms at the device's speed during verification: what was predicted, and
+    what was asked as a share of dense, is multiplied by ``device_speed_ratio``.  A limit that was
+    asked for in ms stays as it is.
 
     Attributes:
         sparse_ms: median latency of the file.
         dense_ms: median latency of the dense file, when one was given.
-        asked_ms, predicted_ms: the promise, when the file or the plan makes one.
+        asked_ms, predicted_ms: the promise, when the file makes one.
         speedup: of the sparse over the dense file, when one was given.
         device_speed_ratio: yardstick time now over its time in the profile; above 1 the device
             is slower now.  1 when there is no promise to compare with.
         num_rounds: rounds behind the medians.
         num_threads: threads of the runtime.
-        ok: whether the measured latency keeps the promise within the tolerance; true when there
-            is none.
+        ok: whether the measured latency keeps the promise within the tolerance; ``None`` when
+            the file makes none.
+        notes: what a reader of the figures must know.
     """
 
     sparse_ms: float
@@ -85,7 +90,8 @@ class Verification:
     device_speed_ratio: float
     num_rounds: int
     num_threads: int
-    ok: bool
+    ok: bool | None
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         """Return the figures as plain data."""
@@ -107,46 +113,60 @@ class Verification:
             "num_rounds": self.num_rounds,
             "num_threads": self.num_threads,
             "ok": self.ok,
+            "notes": list(self.notes),
         }
 
 
 def verify(
-    sparse: Path,
-    *,
-    dense: Path | None = None,
+    sparse: Path | str,
     plan: Plan | None = None,
+    *,
+    dense: Path | str | None = None,
     settings: VerifySettings | None = None,
     advance: Advance = no_progress,
 ) -> Verification:
     """Time an exported file, interleaved with its dense twin and the yardstick.
 
+    Inputs have the shapes that the file was exported with.
+
     Args:
         sparse: the exported file.
+        plan: the plan that the file must have been exported with.
         dense: the dense file to compare with.
-        plan: the plan that the file must belong to.
         settings: how to verify.
         advance: called after each round.
 
     Raises:
         ModelError: a file cannot be read or run.
-        UsageError: the plan belongs to another model than the file.
+        UsageError: plan, dense file or number of threads do not belong to the file.
     """
     settings = settings or VerifySettings()
-    metadata = read_metadata(sparse)
-    _require_same_model(sparse, metadata, plan)
+    paths = [Path(path) for path in (sparse, dense) if path is not None]
+    metadata = read_metadata(paths[0])
+    _require_same_plan(paths[0], metadata, plan)
+    if len(paths) > 1:
+        _require_same_model(metadata, paths[1])
+    num_threads = _num_threads(settings, metadata)
+    shapes = metadata.input_shapes if metadata else ()
+    sessions = [_open(path, num_threads, shapes) for path in paths]
+    times = _interleave(sessions, Yardstick(num_threads), settings.num_rounds, advance)
+    return _judge(times, metadata, settings.tolerance, num_threads)
+
+
+def _judge(
+    times: NDArray[np.float64],
+    metadata: ExportMetadata | None,
+    tolerance: float,
+    num_threads: int,
+) -> Verification:
+    """Hold measured times ``[rounds, yardstick + sparse (+ dense)]`` against the promise."""
+    yardstick_ms, sparse_ms, *dense_ms = (float(figure) for figure in np.median(times, axis=0))
     profile = metadata.profile if metadata else None
-    num_threads = settings.num_threads or (profile.num_threads if profile else 1)
-    sessions = [
-        open_session(path, None, session_options(num_threads)) for path in (sparse, dense) if path
-    ]
-    yardstick = Yardstick(num_threads)
-    times = _interleave(sessions, yardstick, settings.num_rounds, advance)
-    sparse_ms, *dense_ms = (float(figure) for figure in np.median(times[:, 1:], axis=0))
-    promise = _latency_promise(metadata)
-    ratio = 1.0
-    if profile is not None:
-        ratio = float(np.median(times[:, 0])) / profile.yardstick_ms
-    asked = promise.asked * ratio if promise and promise.asked is not None else None
+    promise = metadata.latency if metadata else None
+    ratio = yardstick_ms / profile.yardstick_ms if profile else 1.0
+    asked = promise.asked if promise else None
+    if promise and asked is not None and promise.is_relative:
+        asked *= ratio
     return Verification(
         sparse_ms=sparse_ms,
         dense_ms=dense_ms[0] if dense_ms else None,
@@ -156,8 +176,44 @@ def verify(
         device_speed_ratio=ratio,
         num_rounds=len(times),
         num_threads=num_threads,
-        ok=asked is None or sparse_ms <= asked * (1 + settings.tolerance),
+        ok=None if asked is None else sparse_ms <= asked * (1 + tolerance),
+        notes=_notes(profile),
     )
+
+
+def _notes(profile: PlanProfile | None) -> tuple[str, ...]:
+    if profile is None:
+        return ()
+    here, runtime = this_device(profile.num_threads).cpu, this_runtime()
+    notes = []
+    if here != profile.cpu:
+        notes.append(f"the profile is of another processor ({profile.cpu}; this is {here})")
+    if f"{runtime.name} {runtime.version}" != profile.runtime:
+        notes.append(
+            f"the profile is of {profile.runtime}; this is {runtime.name} {runtime.version}"
+        )
+    return tuple(notes)
+
+
+def _open(path: Path, num_threads: int, shapes: Sequence[Sequence[int]]) -> Session:
+    session = open_session(path, {}, session_options(num_threads))
+    inputs = session.inference.get_inputs()
+    if shapes and len(inputs) != len(shapes):
+        raise ModelError(f"{path} has {len(inputs)} inputs; {len(shapes)} were exported")
+    ready = Session(session.inference, random_inputs(session.inference, shapes))
+    ready.run()
+    return ready
+
+
+def _num_threads(settings: VerifySettings, metadata: ExportMetadata | None) -> int:
+    profiled = metadata.profile.num_threads if metadata and metadata.profile else None
+    asked = settings.num_threads
+    if asked is not None and profiled is not None and asked != profiled:
+        raise UsageError(
+            f"the promise is for {profiled} thread(s), {asked} were asked for; profile the device "
+            "with that number, plan and export again"
+        )
+    return asked or profiled or 1
 
 
 def run_batch(path: Path, inputs: NDArray[np.generic]) -> NDArray[np.generic]:
@@ -168,20 +224,23 @@ def run_batch(path: Path, inputs: NDArray[np.generic]) -> NDArray[np.generic]:
     return output
 
 
-def _require_same_model(sparse: Path, metadata: ExportMetadata | None, plan: Plan | None) -> None:
+def _require_same_plan(path: Path, metadata: ExportMetadata | None, plan: Plan | None) -> None:
     if plan is None:
         return
-    if metadata is None or metadata.model_fingerprint != plan.model_fingerprint:
-        made_for = metadata.model if metadata else "no plan of this project"
+    if metadata is None or metadata.plan_fingerprint != plan_fingerprint(plan):
         raise UsageError(
-            f"{sparse} was exported for {made_for}, the plan is for {plan.model}; "
-            "give the plan that it was exported with"
+            f"{path} was not exported with this plan for {plan.model}; give the plan that it was "
+            "exported with"
         )
 
 
-def _latency_promise(metadata: ExportMetadata | None) -> PlanBudget | None:
-    costs = metadata.costs if metadata else ()
-    return next((cost for cost in costs if cost.cost == "latency"), None)
+def _require_same_model(metadata: ExportMetadata | None, dense: Path) -> None:
+    other = read_metadata(dense)
+    if metadata and other and metadata.model_fingerprint != other.model_fingerprint:
+        raise UsageError(
+            f"{dense} was exported from another model ({other.model}) than the file to verify "
+            f"({metadata.model})"
+        )
 
 
 def _interleave(

@@ -115,10 +115,12 @@ def small_plan() -> Plan:
         model="small",
         model_fingerprint="f" * 64,
         input_shapes=((1, 3, 8, 8),),
-        profile=PlanProfile("made-up", "0" * 64, 1, 0.7),
+        input_dtypes=("float32",),
+        profile=PlanProfile("made-up", "a processor", "onnxruntime 1.0", "0" * 64, 1, 0.7),
         budgets=(PlanBudget("latency", "ms", 5.5, 3.0, 2.875, 0.5),),
         totals=(PlanBudget("flops", "FLOPs", 5e3, None, 2.25e3, 0.0),),
         not_priced={},
+        unpriced_operations={},
         retained_value=0.75,
         schedule=Schedule(),
         layers=(

@@ -96,10 +96,10 @@ def test_the_readmes_path_for_a_model_of_ones_own(capsys):
             ("plan", "mine:network", "-b", "flops=50%", "-o", "x", "--layout", "diagonal"),
             "layout 'diagonal' is not known",
         ),
-        (("train", "mine:network", "--data", "none.npz", "-o", "x"), "none.npz cannot be read"),
-        (("train", "mine:network", "--data", "digits", "-o", "x", "--epochs", "0"), "at least 1"),
+        (("train", "mine:network", "--data", "none.npz", "-o", "x.safetensors"), "none.npz cannot be read"),
+        (("train", "mine:network", "--data", "digits", "-o", "x.safetensors", "--epochs", "0"), "at least 1"),
         (
-            ("train", "mine:network", "--data", "digits", "-o", "x", "--plan", "p"),
+            ("train", "mine:network", "--data", "digits", "-o", "x.safetensors", "--plan", "p"),
             "plan p does not",
         ),
         (("export", "mine:network", "-o", "x", "--form", "tiny"), "use lowered or masked"),
@@ -143,7 +143,7 @@ def test_a_plan_for_another_model_is_refused_everywhere(folder, capsys):
     plan = ("plan", "mine:network", "-b", "flops=50%", "--input-shape", "1,1,8,8", "-o", "p.yaml")
     assert call(capsys, *plan)[0] == 0
     for command in (
-        ("train", "other:network", "--data", "digits", "--plan", "p.yaml", "-o", "x"),
+        ("train", "other:network", "--data", "digits", "--plan", "p.yaml", "-o", "x.safetensors"),
         ("export", "other:network", "--plan", "p.yaml", "-o", "x"),
     ):
         code, _, err = call(capsys, *command)

@@ -52,7 +52,7 @@ def test_a_file_may_bring_its_own_test_set(tmp_path):
     [
         ({"images": np.zeros((4, 2, 2))}, "no array 'labels'"),
         ({"labels": np.zeros(4)}, "no array 'images'"),
-        ({"images": np.zeros((4, 2, 2)), "labels": np.zeros(3)}, "equally many"),
+        ({"images": np.zeros((4, 2, 2)), "labels": np.zeros(3, int)}, "equally many"),
     ],
 )
 def test_files_that_lack_something(tmp_path, arrays, message):

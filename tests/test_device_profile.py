@@ -30,11 +30,10 @@ def test_timing_is_found_by_the_whole_shape():
         assert profile.timing(replace(shape, **changed)) is None
 
 
-def test_linear_cost_is_that_of_every_use():
+def test_linear_cost_has_the_figures_of_the_fit():
     sparse = SparseTiming(TILE, 0.25, 0.5, 0.0, ())
     timing = LayerTiming(conv_shape(64, 64), 4.0, 0.0, (sparse,))
     assert timing.linear_cost(sparse) == LinearCost(4.0, 0.25, 0.5, "ms")
-    assert timing.linear_cost(sparse, num_uses=3) == LinearCost(12.0, 0.75, 1.5, "ms")
 
 
 def test_break_even_density_of_a_timing():

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 from importlib.metadata import version
 from typing import Annotated
 
@@ -19,6 +20,8 @@ from spartan_planner.cli.verify_command import verify_command
 from spartan_planner.errors import SpartanPlannerError
 
 EXIT_WRONG_USE = 2
+EXIT_DEFECT = 70
+"""A crash must look like neither success nor a missed promise (70 is sysexits' software error)."""
 
 app = typer.Typer(
     name="spartan-planner",
@@ -73,4 +76,8 @@ def run(arguments: list[str] | None = None) -> int:
     except SpartanPlannerError as error:
         typer.echo(f"error: {error}", err=True)
         return EXIT_WRONG_USE
+    except Exception:
+        traceback.print_exc()
+        typer.echo("this is a defect of spartan-planner; please report it with the above", err=True)
+        return EXIT_DEFECT
     return 0

@@ -35,10 +35,19 @@ def export_command(
             help="lowered: zero blocks are skipped (fast); masked: dense tensors with zeros.",
         ),
     ] = "lowered",
+    one_shot: Annotated[
+        bool,
+        typer.Option(
+            "--one-shot", help="Prune the checkpoint's weights to the plan at once, untrained."
+        ),
+    ] = False,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Export MODEL as ONNX, checked against torch; without --checkpoint it is pruned one-shot."""
+    """Export MODEL as ONNX, checked against torch.
+
+    With a plan and no checkpoint the model's initial weights are pruned in one shot.
+    """
     require_output_folder(out)
     if form not in ("lowered", "masked"):
         raise UsageError(f"form {form!r} is not known; use lowered or masked")
@@ -48,10 +57,16 @@ def export_command(
 
     made = read_plan(plan) if plan else None
     if made and input_shape is None and inputs is None:
+        if set(made.input_dtypes) - {"float32"}:
+            raise UsageError(
+                f"the model's inputs are of type {', '.join(made.input_dtypes)}; give --inputs"
+            )
         input_shape = ";".join(",".join(map(str, shape)) for shape in made.input_shapes)
     loaded, examples = load(model, input_shape, inputs, checkpoint, seed)
-    if made and checkpoint is None:
+    if made and (one_shot or checkpoint is None):
         prune_one_shot(loaded, made)
+        if checkpoint is None and not as_json:
+            show("no checkpoint was given: the initial weights are pruned in one shot")
     report = export_onnx(loaded, made, examples, out, form=Form(form))
     metadata = report.metadata
     figures = {
@@ -59,8 +74,8 @@ def export_command(
         "num_bytes": report.num_bytes,
         "max_abs_error": report.max_abs_error,
         "num_lowered_layers": len(report.lowered),
-        "density": metadata.density if metadata else 1.0,
-        "predicted": {c.cost: c.predicted for c in metadata.costs} if metadata else {},
+        "density": metadata.density,
+        "predicted": {cost.cost: cost.predicted for cost in metadata.costs},
     }
     if as_json:
         print_json(figures)
@@ -70,7 +85,7 @@ def export_command(
         f"{len(report.lowered)} layers lowered, density {figures['density']:.1%}, "
         f"differs from torch by at most {report.max_abs_error:.2g}"
     )
-    if metadata:
+    if metadata.costs:
         from spartan_planner.report import totals_table
 
         show(totals_table(metadata.costs))

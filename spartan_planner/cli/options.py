@@ -1,6 +1,7 @@
 """Options that several commands share, and how results are printed."""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -31,7 +32,10 @@ Checkpoint = Annotated[
     typer.Option("--checkpoint", help="Weights to load: .safetensors or a torch file of tensors."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of random weights and of shuffling.")]
+Seed = Annotated[
+    int,
+    typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of random weights and of shuffling."),
+]
 PlanFile = Annotated[Path, typer.Option("--plan", help="The plan, made by 'plan'.")]
 
 
@@ -48,6 +52,8 @@ def require_output_folder(path: Path) -> None:
     """
     if path.is_dir():
         raise UsageError(f"{path} is a folder; give the name of the file to write")
-    parent = path.parent
-    if parent.exists() and not parent.is_dir():
-        raise UsageError(f"{parent} is not a folder, so {path.name} cannot be written into it")
+    existing = next(parent for parent in path.absolute().parents if parent.exists())
+    if not existing.is_dir():
+        raise UsageError(f"{existing} is not a folder, so {path} cannot be written")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UsageError(f"folder {existing} cannot be written to, so {path} cannot be made")

@@ -1,5 +1,6 @@
 """``plan``: a cost-weighted allocation for a budget."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from spartan_planner.cli.options import (
     require_output_folder,
 )
 from spartan_planner.console import show
+from spartan_planner.errors import UsageError
 from spartan_planner.planning import Plan, Schedule, parse_budget
 
 
@@ -48,6 +50,9 @@ def plan_command(
     """Plan which blocks of MODEL to keep, and predict the cost, before any training."""
     require_output_folder(out)
     budgets = [parse_budget(text) for text in budget]
+    if beta is not None and not 0 < beta < math.inf:
+        raise UsageError(f"beta {beta} must be a positive number")
+    schedule = Schedule() if beta is None else Schedule(beta=beta)
     layouts = [Layout.parse(text) for text in layout or ()]
     from spartan_planner.bundled_profiles import load_profile
     from spartan_planner.cli.load import load
@@ -62,7 +67,7 @@ def plan_command(
         budgets=budgets,
         profile=device,
         layouts=layouts,
-        schedule=Schedule(beta=beta) if beta else None,
+        schedule=schedule,
         model_name=model,
     )
     write_document(out, made)
@@ -71,6 +76,9 @@ def plan_command(
         return
     show(plan_table(made))
     show(totals_table((*made.budgets, *made.totals)))
+    if made.unpriced_operations:
+        names = ", ".join(f"{op} x{count}" for op, count in made.unpriced_operations.items())
+        show(f"not in any cost, since no weight of a layer is consumed: {names}")
     for cost, reason in made.not_priced.items():
         show(f"{cost} cannot be told: {reason}")
     show(f"retains {made.retained_value:.1%} of the sum of absolute weights")
@@ -89,6 +97,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "budgets": plain["budgets"],
         "totals": plain["totals"],
         "not_priced": plain["not_priced"],
+        "unpriced_operations": plain["unpriced_operations"],
         "retained_value": plan.retained_value,
         "layers": plain["layers"],
     }

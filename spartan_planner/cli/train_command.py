@@ -15,6 +15,7 @@ from spartan_planner.cli.options import (
     require_output_folder,
 )
 from spartan_planner.console import show
+from spartan_planner.errors import UsageError
 from spartan_planner.progress import progress_bar
 
 
@@ -43,6 +44,8 @@ def train_command(
 ) -> None:
     """Train MODEL on a data set; with --plan, to the plan's budget, by Spartan."""
     require_output_folder(out)
+    if out.suffix != ".safetensors":
+        raise UsageError(f"weights are written as safetensors; name {out} with .safetensors")
     from spartan_planner.checkpoints import load_weights, save_weights
     from spartan_planner.model_names import load_model
     from spartan_planner.planning import read_plan

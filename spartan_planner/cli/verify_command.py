@@ -35,10 +35,10 @@ def verify_command(
     settings = VerifySettings(rounds, threads, tolerance)
     made = read_plan(plan) if plan else None
     with progress_bar("verifying", rounds) as advance:
-        result = verify(sparse, dense=dense, plan=made, settings=settings, advance=advance)
+        result = verify(sparse, made, dense=dense, settings=settings, advance=advance)
     if as_json:
         print_json(result.to_json())
     else:
         show(verification_table(result))
-    if not result.ok:
+    if result.ok is False:
         raise typer.Exit(EXIT_MISSED)

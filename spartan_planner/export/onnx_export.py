@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cost_models import Layout
 from cost_models.documents import write_atomically
-from spartan_planner.errors import ExportError
+from spartan_planner.errors import ExportError, PlanError
 from spartan_planner.export.kept_sizes import kept_sizes
 from spartan_planner.export.torch_to_onnx import torch_to_onnx
 from spartan_planner.export_metadata import (
@@ -22,9 +22,11 @@ from spartan_planner.export_metadata import (
     ExportMetadata,
     dump_metadata,
     metadata_of,
+    metadata_of_dense,
 )
+from spartan_planner.extraction import inputs_for, model_fingerprint
 from spartan_planner.lowering import LoweredLayer, lower_graph
-from spartan_planner.onnx_sessions import open_session
+from spartan_planner.onnx_sessions import Session, open_session
 from spartan_planner.planning import Plan
 
 RELATIVE_TOLERANCE = 1e-3
@@ -52,7 +54,7 @@ class ExportReport:
     """
 
     path: Path
-    metadata: ExportMetadata | None
+    metadata: ExportMetadata
     lowered: tuple[LoweredLayer, ...]
     max_abs_error: float
     num_bytes: int
@@ -61,8 +63,8 @@ class ExportReport:
 def export_onnx(
     model: nn.Module,
     plan: Plan | None,
-    example_inputs: Sequence[Tensor],
-    path: Path,
+    example_inputs: Sequence[Tensor] | Tensor,
+    path: Path | str,
     *,
     form: Form = Form.LOWERED,
     check_inputs: Sequence[Sequence[Tensor]] = (),
@@ -75,7 +77,8 @@ def export_onnx(
     Args:
         model: holds the sparse weights.
         plan: the plan that they were trained to; without one the model is written as it is.
-        example_inputs: positional arguments of the model, batch first.
+        example_inputs: one tensor or the positional arguments of the model, batch first; with a
+            plan, of the shapes that it was made for.
         path: the file to write.
         form: how zero blocks appear.
         check_inputs: further inputs to compare on.
@@ -85,46 +88,79 @@ def export_onnx(
         ExportError: the weights cost more than the plan allows, torch cannot export the model, or
             the exported graph computes something else.
     """
-    metadata = _promise(model, plan, form) if plan else None
-    graph = torch_to_onnx(model, example_inputs)
+    path = Path(path)
+    inputs = inputs_for(model, example_inputs)
+    metadata = _promise(model, plan, inputs, form) if plan else _dense(model, inputs)
+    graph = torch_to_onnx(model, inputs)
     lowered: tuple[LoweredLayer, ...] = ()
-    if plan and metadata:
-        if form is Form.LOWERED:
-            lowered = lower_graph(graph, _paying_layouts(plan, kept_sizes(model, plan)))
-        graph.metadata_props[METADATA_KEY] = dump_metadata(metadata)
+    if plan and form is Form.LOWERED:
+        lowered = lower_graph(graph, _paying_layouts(model, graph, plan))
+    graph.metadata_props[METADATA_KEY] = dump_metadata(metadata)
     errors: list[float] = []
 
     def write_checked(temporary: Path) -> None:
         ir.save(graph, temporary)
         onnx.checker.check_model(str(temporary), full_check=True)
-        errors.append(_max_abs_error(model, temporary, [example_inputs, *check_inputs]))
+        errors.append(_max_abs_error(model, temporary, [inputs, *check_inputs]))
 
     try:
         write_atomically(path, write_checked)
-    except onnx.checker.ValidationError as error:
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"the exported graph is not valid ONNX: {error}") from error
     return ExportReport(path, metadata, lowered, errors[0], path.stat().st_size)
 
 
-def _promise(model: nn.Module, plan: Plan, form: Form) -> ExportMetadata:
+def _shapes(inputs: Sequence[Tensor]) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(item.shape) for item in inputs)
+
+
+def _dense(model: nn.Module, inputs: Sequence[Tensor]) -> ExportMetadata:
+    return metadata_of_dense(type(model).__name__, model_fingerprint(model), _shapes(inputs))
+
+
+def _promise(model: nn.Module, plan: Plan, inputs: Sequence[Tensor], form: Form) -> ExportMetadata:
     metadata = metadata_of(plan, kept_sizes(model, plan), form.value)
+    if plan.input_shapes and _shapes(inputs) != plan.input_shapes:
+        raise PlanError(
+            f"the plan was made for inputs of shape {plan.input_shapes}, these are "
+            f"{_shapes(inputs)}: its costs hold at its own shapes; plan again for these"
+        )
+    for layer in plan.sparse_layers:
+        if form is Form.LOWERED and not Layout.parse(layer.layout).balanced_step:
+            raise ExportError(
+                f"layer {layer.name} is pruned in layout {layer.layout}, which would have to be "
+                "padded to be lowered and then cost more than planned; use the form masked, or "
+                "plan a balanced layout such as tile:64x1@16"
+            )
     for cost in metadata.costs:
         if cost.asked is not None and cost.predicted > cost.asked:
             raise ExportError(
                 f"these weights cost {cost.predicted:.4g} {cost.unit} of {cost.cost}, above the "
-                f"{cost.asked:.4g} that the plan allows; train with the plan, or leave out "
-                "the checkpoint to prune the initial weights at once"
+                f"{cost.asked:.4g} that the plan allows; train with the plan, or prune the "
+                "weights in one shot first"
             )
     return metadata
 
 
-def _paying_layouts(plan: Plan, sizes: dict[str, float]) -> dict[str, Layout]:
-    """Layouts of the layers whose sparse form is cheaper than the dense one."""
+def _paying_layouts(model: nn.Module, graph: ir.Model, plan: Plan) -> dict[str, Layout]:
+    """Layouts of the weights whose sparse form is cheaper than the dense one, by graph name."""
+    sizes = kept_sizes(model, plan)
     costs = {layer.name: layer.costs[plan.budget.cost] for layer in plan.sparse_layers}
+    names = _graph_names(model, graph)
     return {
-        layer.name: Layout.parse(layer.layout)
+        names.get(layer.name, layer.name): Layout.parse(layer.layout)
         for layer in plan.sparse_layers
         if costs[layer.name].sparse(sizes[layer.name]) < costs[layer.name].dense
+    }
+
+
+def _graph_names(model: nn.Module, graph: ir.Model) -> dict[str, str]:
+    """For each parameter, the one of its names by which the graph knows a tied weight."""
+    first = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {
+        first[id(parameter)]: name
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        if name in graph.graph.initializers
     }
 
 
@@ -136,9 +172,9 @@ def _max_abs_error(model: nn.Module, path: Path, batches: Sequence[Sequence[Tens
     model.eval()
     worst = 0.0
     for batch in batches:
-        expected = _outputs(model(*batch))
-        feed = {name: item.numpy() for name, item in zip(names, batch, strict=True)}
-        actual = session.inference.run(None, feed)
+        expected = _outputs(model(*inputs_for(model, batch)))
+        feed = {name: item.cpu().numpy() for name, item in zip(names, batch, strict=True)}
+        actual = Session(session.inference, feed).run()
         for left, right in zip(expected, actual, strict=True):
             worst = max(worst, _compare(left, right))
     model.train(was_training)
@@ -161,7 +197,7 @@ def _compare(expected: NDArray[np.generic], actual: NDArray[np.generic]) -> floa
 
 def _outputs(result: object) -> list[NDArray[np.generic]]:
     if isinstance(result, Tensor):
-        return [result.detach().numpy()]
+        return [result.detach().cpu().numpy()]
     if isinstance(result, dict):
         return [array for item in result.values() for array in _outputs(item)]
     if isinstance(result, tuple | list):

@@ -26,13 +26,20 @@ def torch_to_onnx(model: nn.Module, example_inputs: Sequence[Tensor]) -> ir.Mode
         with _quiet():
             program = _export(model, example_inputs)
     except Exception as error:
-        reason = " ".join(str(error).split())[:400]
+        reason = " ".join(str(_root_cause(error)).split())[:400]
         raise ExportError(f"torch cannot export this model to ONNX: {reason}") from error
     finally:
         model.train(was_training)
     if program is None:
         raise ExportError("torch's exporter returned nothing")
     return program.model
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    """The exporter wraps what went wrong in pages of advice; the first cause says it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _export(model: nn.Module, example_inputs: Sequence[Tensor]) -> torch.onnx.ONNXProgram | None:

@@ -9,6 +9,7 @@ from spartan_planner.planning.document import (
     PlanLayer,
     PlanProfile,
     Schedule,
+    plan_fingerprint,
     read_plan,
 )
 from spartan_planner.planning.plan import ROUNDING, make_plan
@@ -28,5 +29,6 @@ __all__ = [
     "allocate",
     "make_plan",
     "parse_budget",
+    "plan_fingerprint",
     "read_plan",
 ]

@@ -1,11 +1,12 @@
 """plan.yaml: what a plan says."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from cost_models import Layout, LinearCost
-from cost_models.documents import document, read_document
+from cost_models.documents import document, dump_document, read_document
 
 DENSE = "dense"
 """Text that stands for "no layout": the layer is left as it is."""
@@ -17,13 +18,17 @@ class PlanProfile:
     """The profile that a plan was made with.
 
     Attributes:
-        name: the device.
+        name: what the user calls the device.
+        cpu: its processor.
+        runtime: name and version of the runtime.
         fingerprint: SHA-256 of the profile document.
         num_threads: threads of the runtime at which it was measured.
         yardstick_ms: time of the yardstick network then.
     """
 
     name: str
+    cpu: str
+    runtime: str
     fingerprint: str
     num_threads: int
     yardstick_ms: float
@@ -41,6 +46,7 @@ class PlanBudget:
         asked: the limit; ``None`` where the cost is only reported.
         predicted: cost of the planned model; at most ``asked``.
         rest: part of all three that belongs to no layer.
+        is_relative: whether the limit was asked for as a share of dense.
     """
 
     cost: str
@@ -49,6 +55,7 @@ class PlanBudget:
     asked: float | None
     predicted: float
     rest: float
+    is_relative: bool = False
 
 
 @document
@@ -145,10 +152,12 @@ class Plan:
         model: what the user called the model.
         model_fingerprint: SHA-256 over names and shapes of its parameters.
         input_shapes: shapes of the example inputs.
+        input_dtypes: their element types, such as ``float32``.
         profile: the profile it was made with; ``None`` where no device was needed.
         budgets: the costs that were asked for.
         totals: other costs, for information.
         not_priced: cost models that could not tell, with the reason.
+        unpriced_operations: operations that no cost of this plan contains, and their calls.
         retained_value: share of the sum of absolute weights of all layers that is kept.
         schedule: how to train.
         layers: every layer of the workload.
@@ -158,10 +167,12 @@ class Plan:
     model: str
     model_fingerprint: str
     input_shapes: tuple[tuple[int, ...], ...]
+    input_dtypes: tuple[str, ...]
     profile: PlanProfile | None
     budgets: tuple[PlanBudget, ...]
     totals: tuple[PlanBudget, ...]
     not_priced: dict[str, str]
+    unpriced_operations: dict[str, int]
     retained_value: float
     schedule: Schedule
     layers: tuple[PlanLayer, ...]
@@ -207,3 +218,8 @@ def read_plan(path: Path) -> Plan:
         DocumentError: the file is missing or is not a plan.
     """
     return read_document(path, Plan, "plan")
+
+
+def plan_fingerprint(plan: Plan) -> str:
+    """Return the SHA-256 of the plan's document."""
+    return hashlib.sha256(dump_document(plan).encode()).hexdigest()

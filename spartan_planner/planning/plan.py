@@ -53,6 +53,7 @@ def make_plan(
     *,
     profile: DeviceProfile | None = None,
     input_shapes: tuple[tuple[int, ...], ...] = (),
+    input_dtypes: tuple[str, ...] = (),
     schedule: Schedule | None = None,
 ) -> Plan:
     """Plan which blocks of a model to keep.
@@ -65,6 +66,7 @@ def make_plan(
         layouts: layouts to consider for a layer, beside leaving it dense.
         profile: the device; needed for costs that depend on one.
         input_shapes: of the example inputs; written into the plan.
+        input_dtypes: the same for their element types.
         schedule: how to train; the paper's by default.
 
     Raises:
@@ -107,11 +109,13 @@ def make_plan(
         model=workload.model,
         model_fingerprint=workload.fingerprint,
         input_shapes=input_shapes,
+        input_dtypes=input_dtypes,
         profile=_plan_profile(profile) if profile else None,
-        budgets=(_total(budgeted, planned, asked),),
+        budgets=(_total(budgeted, planned, asked, budget.is_relative),),
         totals=tuple(_total(priced, planned, None) for priced in others),
         not_priced=not_priced,
-        retained_value=allocation.value / max(sum(total_values.values()), 1e-300),
+        unpriced_operations={item.op: item.num_calls for item in workload.unpriced},
+        retained_value=min(1.0, allocation.value / max(sum(total_values.values()), 1e-300)),
         schedule=schedule or Schedule(),
         layers=planned,
     )
@@ -125,6 +129,8 @@ def profile_fingerprint(profile: DeviceProfile) -> str:
 def _plan_profile(profile: DeviceProfile) -> PlanProfile:
     return PlanProfile(
         profile.name,
+        profile.device.cpu,
+        f"{profile.runtime.name} {profile.runtime.version}",
         profile_fingerprint(profile),
         profile.device.num_threads,
         profile.provenance.yardstick_ms,
@@ -139,17 +145,27 @@ def _candidates(
     total_value: float,
     layouts: Sequence[Layout],
 ) -> LayerCandidates:
+    costs = [(layout, model.linear_cost(layer, layout, profile)) for layout in layouts]
     sparse = [
         SparseCandidate(
             layout,
-            block_values(layer, layout),
+            _finite(layer, block_values(layer, layout)),
             layout.block_sizes(layer.shape.weight_shape),
-            model.linear_cost(layer, layout, profile),
+            cost,
         )
-        for layout in layouts
-        if layer.prunable
+        for layout, cost in costs
+        # Where blocks cost nothing there is nothing to gain by pruning them.
+        if layer.prunable and cost.per_block > 0
     ]
     return LayerCandidates(layer.name, total_value, model.dense_cost(layer, profile), tuple(sparse))
+
+
+def _finite(layer: LayerWorkload, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    if not np.all(np.isfinite(values)):
+        raise PlanError(
+            f"the weights of layer {layer.name} hold NaN or infinity; give a sound checkpoint"
+        )
+    return values
 
 
 def _allocate(
@@ -202,7 +218,12 @@ def _plan_layer(
     )
 
 
-def _total(priced: PricedModel, layers: Sequence[PlanLayer], asked: float | None) -> PlanBudget:
+def _total(
+    priced: PricedModel,
+    layers: Sequence[PlanLayer],
+    asked: float | None,
+    is_relative: bool = False,
+) -> PlanBudget:
     dense = priced.rest + sum(layer.costs[priced.cost].dense for layer in layers)
     predicted = priced.rest + sum(layer.predicted(priced.cost) for layer in layers)
-    return PlanBudget(priced.cost, priced.unit, dense, asked, predicted, priced.rest)
+    return PlanBudget(priced.cost, priced.unit, dense, asked, predicted, priced.rest, is_relative)

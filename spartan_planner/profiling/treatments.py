@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from cost_models import LayerShape, Layout, LayoutKind
+from cost_models import LayerShape, LayerWorkload, Layout, LayoutKind
 
 GROUP_SIZES = (32, 64, 128)
 DENSITIES = (1 / 8, 1 / 4, 1 / 2, 3 / 4)
@@ -11,6 +11,11 @@ STEP = 16
 inputs are not a multiple runs in a path that is up to twice as slow (docs/measurements.md)."""
 
 _LOWERABLE = ("conv1d", "conv2d", "conv3d")
+
+
+def is_lowerable(layer: LayerWorkload) -> bool:
+    """Whether there is a lowered form for the layer's operation at all."""
+    return layer.shape.op in _LOWERABLE and layer.shape.groups == 1
 
 
 def candidate_layouts(shape: LayerShape) -> tuple[Layout, ...]:

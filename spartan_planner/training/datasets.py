@@ -1,5 +1,6 @@
 """Data by name: the built-in digits, an ``.npz`` file, or a user's factory."""
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,21 +44,33 @@ def load_data(name: str) -> DataSplit:
     if name.endswith(".npz"):
         return _from_npz(Path(name))
     if ":" in name:
-        pair = load_object(name, "data")()
-        if not isinstance(pair, tuple) or len(pair) != 2:
-            raise TrainingError(f"data {name!r} must return a (train, test) pair of datasets")
-        return DataSplit(*pair)
+        return _from_factory(name)
     raise UsageError(
         f"data {name!r} is not known; write digits, the path of an .npz file or "
         "package.module:factory"
     )
 
 
+def _from_factory(name: str) -> DataSplit:
+    factory = load_object(name, "data")
+    try:
+        pair = factory()
+    except Exception as error:
+        raise TrainingError(f"data {name!r} fails to load: {error}") from error
+    if (
+        not isinstance(pair, tuple)
+        or len(pair) != 2
+        or not all(hasattr(part, "__len__") and hasattr(part, "__getitem__") for part in pair)
+    ):
+        raise TrainingError(f"data {name!r} must return a (train, test) pair of datasets")
+    return DataSplit(*pair)
+
+
 def _from_npz(path: Path) -> DataSplit:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             held = {key: arrays[key] for key in arrays.files}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UsageError(f"data {path} cannot be read: {error}") from error
     for key in ("images", "labels"):
         if key not in held:
@@ -75,9 +88,14 @@ def _from_npz(path: Path) -> DataSplit:
 
 
 def _examples(path: Path, images: np.ndarray, labels: np.ndarray) -> TensorDataset:
-    if len(images) != len(labels) or len(images) < 2:
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise TrainingError(
-            f"data {path} holds {len(images)} images and {len(labels)} labels; "
+            f"data {path} has labels of type {labels.dtype} and shape {labels.shape}; "
+            "one whole number per image is needed"
+        )
+    if images.ndim == 0 or len(images) != len(labels) or len(images) < 2:
+        raise TrainingError(
+            f"data {path} holds images of shape {images.shape} and {len(labels)} labels; "
             "equally many are needed, at least two"
         )
     tensor = torch.from_numpy(np.ascontiguousarray(images))

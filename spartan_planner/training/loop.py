@@ -92,6 +92,7 @@ def train(
     """
     settings = settings or TrainingSettings()
     torch.manual_seed(settings.seed)
+    device = next(model.parameters()).device
     accelerator = Accelerator()
     optimizer = make_optimizer(model, settings)
     loader = _training_loader(data.train, settings)
@@ -105,6 +106,8 @@ def train(
     if sparsifier:
         sparsifier.finalize()
         stats = sparsifier.stats()
+    # Accelerate moves the model to its device in place; the caller finds it where it was.
+    model.to(device)
     return TrainingResult(evaluate(model, data.test), tuple(losses), stats)
 
 
@@ -165,9 +168,10 @@ def _loss(model: nn.Module, inputs: Tensor, labels: Tensor, label_smoothing: flo
     try:
         logits = model(inputs)
         return nn.functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-    except (RuntimeError, IndexError) as error:
+    except (RuntimeError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise TrainingError(
-            f"the data do not fit the model (inputs {tuple(inputs.shape)}): {error}"
+            f"the data do not fit the model (a batch of inputs {tuple(inputs.shape)} and labels "
+            f"{tuple(labels.shape)}; the model must map it to logits [batch, classes]): {error}"
         ) from error
 
 

@@ -7,6 +7,8 @@ holds truly sparse weights.
 """
 
 import math
+import warnings
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +22,9 @@ from spartan_planner.planning import ROUNDING, Plan, PlanLayer
 from spartan_planner.training.planned_weight import PlannedWeight
 from spartan_planner.training.schedules import SchedulePoint, schedule_point
 from spartan_planner.transport import soft_topk_gradient, solve_hard_topk, solve_soft_topk
+
+_SPARSIFIED: "weakref.WeakSet[Optimizer]" = weakref.WeakSet()
+"""Optimizers that have a sparsifier: two would undo each other."""
 
 
 class Sparsifier:
@@ -55,7 +60,12 @@ class Sparsifier:
         self._beta = 0.0
         self._last_point = schedule_point(plan.schedule, 0, total_steps)
         self._value_scale = _mean_block_elements(plan.sparse_layers)
+        if optimizer in _SPARSIFIED:
+            raise TrainingError("this optimizer already has a sparsifier; finalize that one first")
+        _SPARSIFIED.add(optimizer)
+        self._optimizer = optimizer
         self._handles = [
+            optimizer.register_step_pre_hook(_refuse_closure),
             optimizer.register_step_pre_hook(lambda *_: self._before_step()),
             optimizer.register_step_post_hook(lambda *_: self._after_step()),
         ]
@@ -79,20 +89,39 @@ class Sparsifier:
         }
 
     def finalize(self) -> None:
-        """Remove the hooks; the model keeps its sparse weights.
+        """Remove the hooks; the model keeps its sparse weights, within the budget.
+
+        Where fewer steps were taken than announced, the mask is cut to the budget at once, with
+        a warning, since nothing was trained after that.
 
         Raises:
             TrainingError: the hooks never ran: the loop stepped another optimizer.
         """
         for handle in self._handles:
             handle.remove()
+        _SPARSIFIED.discard(self._optimizer)
         if self.num_steps_done == 0:
             raise TrainingError(
                 "the optimizer that the sparsifier was given was never stepped; "
                 "give it the one whose step() the training loop calls"
             )
         if not self._is_frozen:
-            self._freeze()
+            warnings.warn(
+                f"training ended after {self.num_steps_done} of {self.total_steps} announced "
+                "steps; the mask is cut to the budget without training after it",
+                stacklevel=2,
+            )
+            self._cut_to_budget()
+
+    @torch.no_grad()
+    def _cut_to_budget(self) -> None:
+        for weight in self._weights:
+            weight.put_latent()
+        if self._weights:
+            self._select(schedule_point(self.plan.schedule, self.total_steps, self.total_steps))
+        for weight in self._weights:
+            weight.put_sparse()
+        self._freeze()
 
     @torch.no_grad()
     def _before_step(self) -> None:
@@ -183,6 +212,16 @@ def _require_owned(parameters: Mapping[str, nn.Parameter], optimizer: Optimizer)
                 f"the optimizer does not own parameter {name!r}; build it from this model's "
                 "parameters"
             )
+
+
+def _refuse_closure(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """A closure would run the model inside the step, on dense weights."""
+    given = [item for item in (*args, *kwargs.values()) if item is not optimizer]
+    if any(item is not None for item in given):
+        raise TrainingError(
+            "optimizer.step(closure) is not supported: the closure would see dense weights; "
+            "call backward() first and step() without arguments"
+        )
 
 
 def _mean_block_elements(layers: tuple[PlanLayer, ...]) -> float:
