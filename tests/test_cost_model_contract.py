@@ -153,3 +153,13 @@ def test_unmeasured_latency_is_refused_never_priced_at_zero(layer, layout, profi
 def test_latency_of_a_model_needs_a_profile():
     with pytest.raises(CostModelError, match="give a profile"):
         cost_model("latency").rest(WORKLOAD, None)
+
+
+def test_latency_adds_up_the_uses_of_a_weight_at_their_own_shapes():
+    large, small = conv_shape(64, 64, side=8), conv_shape(64, 64, side=4)
+    layer = LayerWorkload("shared", large, 144, num_uses=2, further_shapes=(small,))
+    profile = profile_of(timing_of(large, dense_ms=1.0), timing_of(small, dense_ms=0.25))
+    latency = cost_model("latency")
+    assert latency.dense_cost(layer, profile) == 2 * 1.0 + 0.25
+    cost = latency.linear_cost(layer, Layout.parse("tile:32x1@16"), profile)
+    assert cost.fixed == pytest.approx(3 * 0.1)

@@ -149,3 +149,39 @@ def test_one_shot_pruning_of_ragged_tiles_never_exceeds_the_plan():
     plan = tiny_plan(model, "60%", layouts=["tile:64x3"])
     prune_one_shot(model, plan)
     assert plan.predicted("flops", kept_sizes(model, plan)) <= plan.budget.asked
+
+
+def test_a_plan_made_at_other_shapes_is_refused(tmp_path, pruned):
+    model, plan = pruned
+    with pytest.raises(PlanError, match="plan again for these"):
+        export_onnx(model, plan, torch.randn(1, 1, 16, 16), tmp_path / "m.onnx")
+
+
+def test_layouts_that_lowering_would_pad_are_refused_lowered_and_written_masked(tmp_path):
+    model = tiny_network().eval()
+    plan = tiny_plan(model, "60%", layouts=["tile:16x1"])
+    prune_one_shot(model, plan)
+    with pytest.raises(ExportError, match="use the form masked"):
+        export_onnx(model, plan, tiny_inputs(), tmp_path / "m.onnx")
+    report = export_onnx(model, plan, tiny_inputs(), str(tmp_path / "m.onnx"), form=Form.MASKED)
+    assert report.max_abs_error <= MAX_ABS_ERROR
+
+
+def test_tied_convolutions_are_found_by_either_name(tmp_path):
+    class Tied(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = torch.nn.Conv2d(1, 64, 1)
+            self.first = torch.nn.Conv2d(64, 64, 3, padding=1)
+            self.second = torch.nn.Conv2d(64, 64, 3, padding=1)
+            self.second.weight = self.first.weight
+
+        def forward(self, x):
+            return self.second(torch.relu(self.first(self.stem(x)))).mean((2, 3))
+
+    torch.manual_seed(0)
+    model = Tied().eval()
+    plan = tiny_plan(model, "50%")
+    prune_one_shot(model, plan)
+    report = export_onnx(model, plan, tiny_inputs(), tmp_path / "m.onnx")
+    assert len(report.lowered) == 2

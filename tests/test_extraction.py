@@ -112,3 +112,33 @@ def test_the_fingerprint_knows_shapes_and_names_but_not_values():
     assert model_fingerprint(one) == model_fingerprint(other)
     assert model_fingerprint(one) != model_fingerprint(nn.Linear(2, 3))
     assert model_fingerprint(one) != model_fingerprint(nn.Sequential(one))
+
+
+def test_a_weight_used_at_two_sizes_keeps_both_shapes():
+    class Pyramid(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x):
+            return self.head(x).sum() + self.head(x[..., ::2, ::2]).sum() + self.head(x).sum()
+
+    (layer,) = extract_workload(Pyramid(), torch.randn(1, 3, 8, 8), "pyramid").layers
+    assert layer.positions == 64 + 16 + 64
+    assert [shape.input_shape[2:] for shape in layer.uses] == [(8, 8), (8, 8), (4, 4)]
+
+
+def test_a_weight_used_in_slices_is_counted_whole_and_not_pruned():
+    class Crossed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x):
+            return self.attention(x[:, :3], x, x)
+
+    workload = extract_workload(Crossed(), torch.randn(1, 5, 8), "crossed")
+    packed = workload.layer("attention.in_proj_weight")
+    assert packed.num_weights == 3 * 8 * 8
+    assert packed.macs == 8 * 8 * 3 + 2 * 8 * 8 * 5
+    assert not packed.prunable

@@ -242,3 +242,31 @@ def test_copies_of_the_model_are_sparse_too():
     twin = copy.deepcopy(model)
     assert kept_sizes(twin, plan) == kept_sizes(model, plan)
     assert twin(tiny_inputs()[0]).shape == (1, 10)
+
+
+def test_a_run_that_ends_early_is_cut_to_the_budget_with_a_warning():
+    model = tiny_network()
+    plan = tiny_plan(model)
+    sparsifier = run(model, plan, OPTIMIZERS["sgd"](model.parameters()), 3, 100)
+    with pytest.warns(UserWarning, match="ended after 3 of 100 announced steps"):
+        sparsifier.finalize()
+    assert plan.predicted("flops", kept_sizes(model, plan)) <= plan.budget.asked
+
+
+def test_a_closure_is_refused():
+    model = tiny_network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    Sparsifier(model, tiny_plan(model), optimizer, 10)
+    with pytest.raises(TrainingError, match="closure would see dense weights"):
+        optimizer.step(lambda: torch.tensor(0.0))
+
+
+def test_a_second_sparsifier_on_one_optimizer_is_refused_until_the_first_is_done():
+    model = tiny_network()
+    plan = tiny_plan(model)
+    optimizer = OPTIMIZERS["sgd"](model.parameters())
+    sparsifier = run(model, plan, optimizer)
+    with pytest.raises(TrainingError, match="already has a sparsifier"):
+        Sparsifier(model, plan, optimizer, 10)
+    sparsifier.finalize()
+    Sparsifier(model, plan, optimizer, 10)

@@ -4,7 +4,16 @@ from networks import TinyNetwork, tiny_inputs, tiny_network, tiny_plan
 
 from spartan_planner.errors import ModelError, UsageError
 from spartan_planner.export import export_onnx, prune_one_shot
-from spartan_planner.verification import VerifySettings, run_batch, verify
+from spartan_planner.export_metadata import ExportMetadata
+from spartan_planner.onnx_sessions import Session
+from spartan_planner.planning import PlanBudget, PlanProfile
+from spartan_planner.verification import (
+    VerifySettings,
+    _judge,
+    _num_threads,
+    run_batch,
+    verify,
+)
 
 QUICK = VerifySettings(num_rounds=5)
 
@@ -79,3 +88,58 @@ def test_settings_that_prove_nothing_are_refused(options):
 def test_a_batch_runs_through_a_file(files):
     outputs = run_batch(files[0] / "dense.onnx", np.zeros((3, 1, 8, 8), np.float32))
     assert outputs.shape == (3, 10)
+
+
+def test_files_are_timed_at_the_shapes_that_they_were_exported_for(tmp_path, monkeypatch):
+    seen = []
+    run = Session.run
+
+    def watched(session):
+        seen.append([array.shape for array in session.inputs.values()])
+        return run(session)
+
+    monkeypatch.setattr(Session, "run", watched)
+    export_onnx(tiny_network(), None, tiny_inputs(batch=3), tmp_path / "three.onnx")
+    verify(tmp_path / "three.onnx", settings=QUICK)
+    assert [(3, 1, 8, 8)] in seen
+    assert [(1, 1, 8, 8)] not in seen
+
+
+def test_a_stricter_plan_for_the_same_model_is_refused(files):
+    folder, _ = files
+    with pytest.raises(UsageError, match="give the plan that it was exported with"):
+        verify(folder / "sparse.onnx", tiny_plan(tiny_network(), "30%"), settings=QUICK)
+
+
+def test_a_dense_file_of_another_model_is_refused(files, tmp_path):
+    export_onnx(TinyNetwork(96), None, tiny_inputs(), tmp_path / "other.onnx")
+    with pytest.raises(UsageError, match="exported from another model"):
+        verify(files[0] / "sparse.onnx", dense=tmp_path / "other.onnx", settings=QUICK)
+
+
+PROFILE = PlanProfile("box", "no such processor", "onnxruntime 0", "0" * 64, 2, 1.0)
+
+
+def metadata_with(asked, is_relative):
+    cost = PlanBudget("latency", "ms", 10.0, asked, 4.0, 0.0, is_relative)
+    return ExportMetadata("m", "f", "lowered", 0.5, {}, (cost,), PROFILE)
+
+
+@pytest.mark.parametrize(
+    ("is_relative", "sparse_ms", "ok"),
+    [(True, 8.0, True), (True, 12.0, False), (False, 5.0, True), (False, 8.0, False)],
+)
+def test_shares_move_with_the_device_and_deadlines_do_not(is_relative, sparse_ms, ok):
+    """The yardstick takes 2 ms where it took 1 ms: the device is at half its speed."""
+    times = np.array([[2.0, sparse_ms, 20.0]] * 5)
+    result = _judge(times, metadata_with(5.0, is_relative), 0.1, 2)
+    assert result.device_speed_ratio == 2.0
+    assert result.asked_ms == (10.0 if is_relative else 5.0)
+    assert result.predicted_ms == 8.0
+    assert result.ok is ok
+    assert any("another processor" in note for note in result.notes)
+
+
+def test_another_number_of_threads_than_profiled_is_refused():
+    with pytest.raises(UsageError, match=r"promise is for 2 thread\(s\), 1 were asked for"):
+        _num_threads(VerifySettings(num_threads=1), metadata_with(5.0, True))
