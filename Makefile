@@ -17,8 +17,8 @@ $(VENV)/ready: pyproject.toml constraints.txt
 quickstart: $(VENV)/ready  ## Run the whole path: profile, plan, train, export, verify.
 	$(BIN)/spartan-planner quickstart --out $(OUT)
 
-test: $(VENV)/ready  ## Run the whole test suite.
-	$(BIN)/python -m pytest
+test: $(VENV)/ready  ## Run the whole test suite, one single-threaded process per core.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
 lint: $(VENV)/ready  ## Check style and types.
 	$(BIN)/ruff check .

@@ -124,11 +124,13 @@ def _read_text(path: Path, kind: str) -> str:
 def _first_problem(error: ValidationError, origin: str) -> str:
     first = error.errors(include_url=False)[0]
     where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in first["loc"]).lstrip(".")
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "missing":
+        return f"{origin}: at {where}: field required but missing{more}; is it the right file?"
     found = repr(first["input"])
     found = found if len(found) <= 80 else f"{found[:77]}..."
     message = first["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return f"{origin}: at {where or 'the top'}: found {found}: {message}{more}"
 
 

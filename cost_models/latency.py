@@ -50,9 +50,20 @@ def _timing(layer: LayerWorkload, shape: LayerShape, profile: DeviceProfile) -> 
     if timing is None:
         raise CostModelError(
             f"profile {profile.name!r} has no measurement for layer {layer.name} "
-            f"({shape.label()}); profile the workload of this model on the device"
+            f"({shape.label()}, input {shape.input_shape}){_nearest(shape, profile)}; "
+            "profile the workload of this model on the device, at the same input shape"
         )
     return timing
+
+
+def _nearest(shape: LayerShape, profile: DeviceProfile) -> str:
+    """Say at which other inputs the same weight was measured: most often the batch differs."""
+    others = {
+        str(timing.shape.input_shape)
+        for timing in profile.layers
+        if timing.shape.weight_shape == shape.weight_shape
+    }
+    return f", only at input {' and '.join(sorted(others))}" if others else ""
 
 
 def _sparse_cost(

@@ -8,7 +8,7 @@ from torch.utils.data import TensorDataset
 MODEL_NAME = "spartan_planner.digits:digits_resnet"
 INPUT_SHAPE = (1, 1, 8, 8)
 NUM_CLASSES = 10
-WIDTH = 256
+WIDTH = 192
 NUM_TEST_IMAGES = 360
 _LARGEST_PIXEL = 16.0
 
@@ -36,14 +36,14 @@ class ResidualBlock(nn.Module):
 
 
 class DigitsResNet(nn.Module):
-    """A stem, two residual blocks at 8x8 and four at 4x4, and a linear classifier."""
+    """A stem, five residual blocks at 8x8 and two at 4x4, and a linear classifier."""
 
     def __init__(self, width: int = WIDTH) -> None:
         super().__init__()
         self.stem = nn.Sequential(
             nn.Conv2d(1, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
         )
-        strides = (1, 1, 2, 1, 1, 1)
+        strides = (1, 1, 1, 1, 1, 2, 1)
         self.blocks = nn.Sequential(*(ResidualBlock(width, width, stride) for stride in strides))
         self.classifier = nn.Linear(width, NUM_CLASSES)
 

@@ -1,4 +1,4 @@
-"""The command line: names and files become objects here, and only here.
+"""The command line: the edge at which users' names and files become objects.
 
 Commands that run on a target device import no torch; the others import it when they are called.
 """

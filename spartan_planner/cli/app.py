@@ -76,6 +76,9 @@ def run(arguments: list[str] | None = None) -> int:
     except SpartanPlannerError as error:
         typer.echo(f"error: {error}", err=True)
         return EXIT_WRONG_USE
+    except ImportError as error:
+        typer.echo(f"error: this command needs a package that is missing: {error}", err=True)
+        return EXIT_WRONG_USE
     except Exception:
         traceback.print_exc()
         typer.echo("this is a defect of spartan-planner; please report it with the above", err=True)

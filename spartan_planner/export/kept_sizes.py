@@ -27,7 +27,7 @@ def kept_size(weight: Tensor, layout: Layout) -> float:
     used = tile_values(weight, tile_shape(layout, shape)) > 0
     if not layout.balanced_step:
         sizes = torch.from_numpy(layout.block_sizes(shape))
-        return float(sizes @ used.reshape(-1).to(sizes.dtype))
+        return float(sizes @ used.reshape(-1).cpu().to(sizes.dtype))
     fullest = int(used.flatten(1).sum(1).max())
     num_steps = max(1, math.ceil(fullest / layout.balanced_step))
     step = min(layout.balanced_step, shape[1])

@@ -25,7 +25,7 @@ def prune_one_shot(model: nn.Module, plan: Plan) -> None:
         weight = parameters[layer.name]
         layout = Layout.parse(layer.layout)
         values, assignment = assign_blocks(weight, layout)
-        sizes = torch.from_numpy(layout.block_sizes(tuple(weight.shape)))
+        sizes = torch.from_numpy(layout.block_sizes(tuple(weight.shape))).to(weight.device)
         # The planner's own order: value per cost, ties by position.
         order = torch.argsort(values.double() / sizes, descending=True, stable=True)
         fits = torch.cumsum(sizes[order], 0) <= layer.kept_size * (1 + ROUNDING)

@@ -1,7 +1,7 @@
 """Exporting: masked or lowered ONNX, checked before it appears."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cost_models import Layout
+from cost_models import Layout, cost_model
 from cost_models.documents import write_atomically
 from spartan_planner.errors import ExportError, PlanError
 from spartan_planner.export.kept_sizes import kept_sizes
@@ -139,7 +139,16 @@ def _promise(model: nn.Module, plan: Plan, inputs: Sequence[Tensor], form: Form)
                 f"{cost.asked:.4g} that the plan allows; train with the plan, or prune the "
                 "weights in one shot first"
             )
-    return metadata
+    return metadata if form is Form.LOWERED else _as_executed_dense(metadata)
+
+
+def _as_executed_dense(metadata: ExportMetadata) -> ExportMetadata:
+    """Tell what a masked file costs on a device: it multiplies by its zeros like a dense one."""
+    costs = tuple(
+        replace(cost, predicted=cost.dense) if cost_model(cost.cost).needs_profile else cost
+        for cost in metadata.costs
+    )
+    return replace(metadata, costs=costs)
 
 
 def _paying_layouts(model: nn.Module, graph: ir.Model, plan: Plan) -> dict[str, Layout]:
