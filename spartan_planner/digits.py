@@ -36,14 +36,14 @@ class ResidualBlock(nn.Module):
 
 
 class DigitsResNet(nn.Module):
-    """A stem, five residual blocks at 8x8 and two at 4x4, and a linear classifier."""
+    """A stem, six residual blocks at 8x8 and two at 4x4, and a linear classifier."""
 
     def __init__(self, width: int = WIDTH) -> None:
         super().__init__()
         self.stem = nn.Sequential(
             nn.Conv2d(1, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
         )
-        strides = (1, 1, 1, 1, 1, 2, 1)
+        strides = (1, 1, 1, 1, 1, 1, 2, 1)
         self.blocks = nn.Sequential(*(ResidualBlock(width, width, stride) for stride in strides))
         self.classifier = nn.Linear(width, NUM_CLASSES)
 
