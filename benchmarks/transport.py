@@ -8,6 +8,7 @@ the objective changes by less than 1 %, as is common.
 """
 
 import argparse
+import datetime
 import json
 import math
 import platform
@@ -20,6 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from spartan_planner.profiling.device import this_device
 from spartan_planner.transport import (
     soft_topk_gradient,
     solve_hard_topk,
@@ -175,6 +177,9 @@ def report(rows: Sequence[Row]) -> str:
 def environment() -> dict[str, object]:
     """Return what the figures depend on."""
     return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "cpu": this_device(torch.get_num_threads()).cpu,
+        "num_cores": this_device(torch.get_num_threads()).num_cores,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
