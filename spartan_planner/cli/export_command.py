@@ -1,7 +1,7 @@
 """``export``: masked or lowered ONNX."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +17,10 @@ from spartan_planner.cli.options import (
 )
 from spartan_planner.console import show
 from spartan_planner.errors import UsageError
+from spartan_planner.planning import Plan, read_plan
+
+if TYPE_CHECKING:
+    from spartan_planner.export import ExportReport
 
 
 def export_command(
@@ -53,39 +57,50 @@ def export_command(
         raise UsageError(f"form {form!r} is not known; use lowered or masked")
     from spartan_planner.cli.load import load
     from spartan_planner.export import Form, export_onnx, prune_one_shot
-    from spartan_planner.planning import read_plan
 
     made = read_plan(plan) if plan else None
     if made and input_shape is None and inputs is None:
-        if set(made.input_dtypes) - {"float32"}:
-            raise UsageError(
-                f"the model's inputs are of type {', '.join(made.input_dtypes)}; give --inputs"
-            )
-        input_shape = ";".join(",".join(map(str, shape)) for shape in made.input_shapes)
+        input_shape = _planned_input_shape(made)
     loaded, examples = load(model, input_shape, inputs, checkpoint, seed)
-    if made and (one_shot or checkpoint is None):
+    is_one_shot = made is not None and (one_shot or checkpoint is None)
+    if made and is_one_shot:
         prune_one_shot(loaded, made)
-        if checkpoint is None and not as_json:
-            show("no checkpoint was given: the initial weights are pruned in one shot")
     report = export_onnx(loaded, made, examples, out, form=Form(form))
-    metadata = report.metadata
-    figures = {
+    if as_json:
+        print_json({**report_json(report), "pruned_in_one_shot": is_one_shot})
+        return
+    if is_one_shot and checkpoint is None:
+        show("no checkpoint was given: the initial weights were pruned in one shot")
+    _show_report(report)
+
+
+def _planned_input_shape(plan: Plan) -> str:
+    if set(plan.input_dtypes) - {"float32"}:
+        raise UsageError(
+            f"the model's inputs are of type {', '.join(plan.input_dtypes)}; give --inputs"
+        )
+    return ";".join(",".join(map(str, shape)) for shape in plan.input_shapes)
+
+
+def report_json(report: "ExportReport") -> dict[str, Any]:
+    """Return what ``export --json`` prints of a report."""
+    return {
         "path": str(report.path),
         "num_bytes": report.num_bytes,
         "max_abs_error": report.max_abs_error,
         "num_lowered_layers": len(report.lowered),
-        "density": metadata.density,
-        "predicted": {cost.cost: cost.predicted for cost in metadata.costs},
+        "density": report.metadata.density,
+        "predicted": {cost.cost: cost.predicted for cost in report.metadata.costs},
     }
-    if as_json:
-        print_json(figures)
-        return
+
+
+def _show_report(report: "ExportReport") -> None:
+    from spartan_planner.report import totals_table
+
     show(
         f"written to {report.path}: {report.num_bytes / 1e6:.2f} MB, "
-        f"{len(report.lowered)} layers lowered, density {figures['density']:.1%}, "
+        f"{len(report.lowered)} layers lowered, density {report.metadata.density:.1%}, "
         f"differs from torch by at most {report.max_abs_error:.2g}"
     )
-    if metadata.costs:
-        from spartan_planner.report import totals_table
-
-        show(totals_table(metadata.costs))
+    if report.metadata.costs:
+        show(totals_table(report.metadata.costs))

@@ -51,7 +51,7 @@ def plan_command(
     require_output_folder(out)
     budgets = [parse_budget(text) for text in budget]
     if beta is not None and not 0 < beta < math.inf:
-        raise UsageError(f"beta {beta} must be a positive number")
+        raise UsageError(f"beta {beta} must be positive and finite")
     schedule = Schedule() if beta is None else Schedule(beta=beta)
     layouts = [Layout.parse(text) for text in layout or ()]
     from spartan_planner.bundled_profiles import load_profile
