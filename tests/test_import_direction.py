@@ -6,6 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from builders import small_workload
+
+from cost_models import write_document
+from spartan_planner.profiling.benchmark_network import dense_network
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("cost_models", "spartan_planner")
@@ -81,3 +85,43 @@ def test_no_import_cycle():
         for name in ready:
             del remaining[name]
     assert not remaining, f"import cycle among {sorted(remaining)}"
+
+
+WITHOUT_TORCH = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "torch":
+            raise ImportError("torch is blocked")
+
+sys.meta_path.insert(0, Blocked())
+from spartan_planner.cli.app import run
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+@pytest.mark.end_to_end
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("profile", "w.yaml", "-o", "p.yaml", "--rounds", "1"), 0),
+        (("verify", "m.onnx", "--rounds", "5"), 0),
+        (("profiles",), 0),
+        (("cost-models",), 0),
+        (("inspect", "torch.nn:Identity", "--input-shape", "1,2"), 2),
+    ],
+)
+def test_commands_of_the_target_device_run_where_there_is_no_torch(tmp_path, arguments, code):
+    write_document(tmp_path / "w.yaml", small_workload())
+    shapes = [layer.shape for layer in small_workload().layers]
+    (tmp_path / "m.onnx").write_bytes(dense_network(shapes).model)
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
