@@ -58,7 +58,7 @@ class Provenance:
         source: ``measured``, the only kind that holds layer timings.
         date: when, ISO 8601 in UTC.
         versions: versions of the packages that took part.
-        num_rounds: interleaved rounds behind every figure.
+        num_rounds: interleaved rounds; the half in which the device was quietest counts.
         duration_s: how long the measurement took.
         yardstick_ms: median time of the yardstick network during the measurement; timing it
             again tells how fast the device is now compared with then.

@@ -126,7 +126,7 @@ def _first_problem(error: ValidationError, origin: str) -> str:
     where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in first["loc"]).lstrip(".")
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "missing":
-        return f"{origin}: at {where}: field required but missing{more}; is it the right file?"
+        return f"{origin}: at {where}: found nothing: field required{more}; is it the right file?"
     found = repr(first["input"])
     found = found if len(found) <= 80 else f"{found[:77]}..."
     message = first["msg"].removeprefix("Value error, ")

@@ -13,7 +13,7 @@ from spartan_planner.errors import ModelError, UsageError
 from spartan_planner.export_metadata import ExportMetadata, read_metadata
 from spartan_planner.onnx_sessions import Session, open_session, random_inputs, session_options
 from spartan_planner.planning import Plan, PlanBudget, PlanProfile, plan_fingerprint
-from spartan_planner.profiling import Yardstick
+from spartan_planner.profiling import Yardstick, quiet_rounds
 from spartan_planner.profiling.device import this_device, this_runtime
 from spartan_planner.progress import Advance, no_progress
 
@@ -51,7 +51,7 @@ class Speedup:
 
     Attributes:
         predicted: dense over predicted latency, as planned.
-        measured: median over rounds of dense over sparse time.
+        measured: median over the quiet rounds of dense over sparse time.
         ci95: bootstrap interval of that median.
     """
 
@@ -75,7 +75,7 @@ class Verification:
         speedup: of the sparse over the dense file, when one was given.
         device_speed_ratio: yardstick time now over its time in the profile; above 1 the device
             is slower now.  1 when there is no promise to compare with.
-        num_rounds: rounds behind the medians.
+        num_rounds: rounds that were run; the half in which the device was quietest counts.
         num_threads: threads of the runtime.
         ok: whether the measured latency keeps the promise within the tolerance; ``None`` when
             the file makes none.
@@ -160,6 +160,8 @@ def _judge(
     num_threads: int,
 ) -> Verification:
     """Hold measured times ``[rounds, yardstick + sparse (+ dense)]`` against the promise."""
+    num_rounds = len(times)
+    times = times[quiet_rounds(times[:, 0])]
     yardstick_ms, sparse_ms, *dense_ms = (float(figure) for figure in np.median(times, axis=0))
     profile = metadata.profile if metadata else None
     promise = metadata.latency if metadata else None
@@ -174,7 +176,7 @@ def _judge(
         predicted_ms=promise.predicted * ratio if promise else None,
         speedup=_speedup(times, promise) if dense_ms else None,
         device_speed_ratio=ratio,
-        num_rounds=len(times),
+        num_rounds=num_rounds,
         num_threads=num_threads,
         ok=None if asked is None else sparse_ms <= asked * (1 + tolerance),
         notes=_notes(profile),

@@ -3,6 +3,7 @@
 import datetime
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from builders import conv_shape, linear_shape, workload_of
 
@@ -17,7 +18,7 @@ from cost_models import (
     write_document,
 )
 from spartan_planner.errors import CostModelError, ProfileError
-from spartan_planner.profiling import ProfileSettings, Yardstick, make_profile
+from spartan_planner.profiling import ProfileSettings, Yardstick, make_profile, quiet_rounds
 from spartan_planner.profiling import profile as profile_module
 from spartan_planner.profiling.treatments import candidate_layouts, kept_block_counts
 
@@ -175,3 +176,9 @@ def test_layouts_that_lower_without_padding(shape, texts):
 
 def test_yardstick_runs():
     assert Yardstick(1).time_ms() > 0
+
+
+def test_rounds_in_which_the_yardstick_was_slow_do_not_count():
+    yardstick_ms = np.array([1.0, 3.0, 1.1, 2.0, 1.2])
+    assert quiet_rounds(yardstick_ms).tolist() == [True, False, True, False, True]
+    assert quiet_rounds(np.ones(4)).all()

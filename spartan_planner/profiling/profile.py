@@ -35,7 +35,7 @@ from spartan_planner.profiling.treatments import (
     candidate_layouts,
     kept_block_counts,
 )
-from spartan_planner.profiling.yardstick import Yardstick
+from spartan_planner.profiling.yardstick import Yardstick, quiet_rounds
 from spartan_planner.progress import Advance, no_progress
 
 MAX_NETWORK_BYTES = 256 * 1024 * 1024
@@ -77,8 +77,8 @@ def make_profile(
     """Measure every distinct layer shape of a workload on this device.
 
     Dense and lowered networks and the yardstick are run in turn, round after round; each figure
-    is the median over rounds of its time in terms of the yardstick's in the same round, times the
-    yardstick's median.
+    is the median, over the quiet half of the rounds, of its time in terms of the yardstick's in
+    the same round, times the yardstick's median.
 
     Args:
         workload: what to measure.
@@ -103,7 +103,7 @@ def make_profile(
     yardstick_ms = float(np.median(np.concatenate([m.yardstick_ms for m in measured])))
     layers = [layer for m in measured for layer in _layer_timings(m, yardstick_ms)]
     provenance = _provenance(
-        layers, min(len(m.yardstick_ms) for m in measured), time.monotonic() - start, yardstick_ms
+        layers, min(m.num_rounds for m in measured), time.monotonic() - start, yardstick_ms
     )
     return DeviceProfile(
         schema_version=1,
@@ -128,11 +128,12 @@ class _Measured:
 
 @dataclass(frozen=True)
 class _Times:
-    """Times in terms of the yardstick: for each network ``[rounds, layers]``."""
+    """Times in terms of the yardstick: for each network ``[quiet rounds, layers]``."""
 
     networks: list[_Measured]
     relative: list[NDArray[np.float64]]
     yardstick_ms: NDArray[np.float64]
+    num_rounds: int
 
 
 def _batches(counts: dict[LayerShape, int]) -> Iterator[list[LayerShape]]:
@@ -183,8 +184,10 @@ def _measure(
             network.burst()
         advance("")
     reference = np.array(yardstick_ms)
-    times = [network.layer_times_ms() / reference[:, None] for network in profiled]
-    return _Times(networks, times, reference)
+    quiet = quiet_rounds(reference)
+    reference = reference[quiet]
+    times = [network.layer_times_ms()[quiet] / reference[:, None] for network in profiled]
+    return _Times(networks, times, reference, len(quiet))
 
 
 def _layer_timings(measured: _Times, yardstick_ms: float) -> Iterator[LayerTiming]:

@@ -4,6 +4,9 @@ Clock frequency and neighbours change by tens of percent within minutes.  Every 
 taken beside the yardstick and told in its terms, so that figures of different moments compare.
 """
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cost_models import LayerShape
 from spartan_planner.onnx_sessions import open_session, session_options
 from spartan_planner.profiling.benchmark_network import dense_network
@@ -24,6 +27,19 @@ YARDSTICK_SHAPES = (
 """Like the later stages of ResNet-50, 22 MB of weights in all: a network that fits into a core's
 own cache would not notice a busy memory bus, which models do.  Part of the meaning of every
 profile: changing it makes old profiles incomparable."""
+
+
+def quiet_rounds(yardstick_ms: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return which rounds count: the half in which the yardstick was fastest.
+
+    Other work on the machine slows models and yardstick, but not all alike.  Choosing by the
+    yardstick alone leaves disturbed rounds out without favouring any figure.
+
+    Args:
+        yardstick_ms: ``[rounds]``.
+    """
+    quiet: NDArray[np.bool_] = yardstick_ms <= np.median(yardstick_ms)
+    return quiet
 
 
 class Yardstick:
