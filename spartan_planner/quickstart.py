@@ -130,15 +130,15 @@ def run_quickstart(
     example_inputs = parse_input_shape(",".join(map(str, INPUT_SHAPE)))
     model = load_model(MODEL_NAME)
 
+    console.rule("1/5 profile: what this CPU's milliseconds buy")
+    workload = extract_workload(model, example_inputs, MODEL_NAME)
+    profile = _profile(workload, folder, settings.profile, console)
+
     console.rule("baseline: the dense network that a user would bring")
     dense = _train(model, data, settings.dense_training, None)
     save_weights(model, folder / "dense.safetensors")
     export_onnx(model, None, example_inputs, folder / "dense.onnx")
     console.print(f"dense test accuracy {dense.accuracy:.2%}")
-
-    console.rule("1/5 profile: what this CPU's milliseconds buy")
-    workload = extract_workload(model, example_inputs, MODEL_NAME)
-    profile = _profile(workload, folder, settings.profile, console)
 
     console.rule("2/5 plan: half the latency of the dense network")
     made = plan(model, example_inputs, budgets=BUDGET, profile=profile, model_name=MODEL_NAME)
