@@ -5,9 +5,15 @@ A leaf package: it imports neither torch nor the planner, so that it serves on t
 
 from cost_models.device_profile import (
     Device,
+    DeviceFacts,
     DeviceProfile,
+    Fact,
     LayerTiming,
+    Measurement,
+    ModelTiming,
     Provenance,
+    Roofline,
+    RooflineClass,
     Runtime,
     Sample,
     SparseTiming,
@@ -23,23 +29,38 @@ from cost_models.layout import Layout, LayoutKind
 from cost_models.linear_cost import LinearCost
 from cost_models.protocol import CostModel
 from cost_models.registry import cost_model, cost_model_names
-from cost_models.workload import LayerShape, LayerWorkload, UnpricedOperation, Workload
+from cost_models.workload import (
+    ActivationProduct,
+    LayerShape,
+    LayerWorkload,
+    SlicedWeight,
+    UnpricedOperation,
+    Workload,
+)
 
 __all__ = [
+    "ActivationProduct",
     "CostModel",
     "CostModelError",
     "Device",
+    "DeviceFacts",
     "DeviceProfile",
     "DocumentError",
+    "Fact",
     "LayerShape",
     "LayerTiming",
     "LayerWorkload",
     "Layout",
     "LayoutKind",
     "LinearCost",
+    "Measurement",
+    "ModelTiming",
     "Provenance",
+    "Roofline",
+    "RooflineClass",
     "Runtime",
     "Sample",
+    "SlicedWeight",
     "SparseTiming",
     "SpartanPlannerError",
     "UnknownNameError",

@@ -1,6 +1,6 @@
-"""The device profile: what was measured on a device, where, when and with what."""
+"""The device profile: facts about a device, and what was measured on it, where, when and how."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from cost_models.documents import document
@@ -8,7 +8,122 @@ from cost_models.layout import Layout
 from cost_models.linear_cost import LinearCost
 from cost_models.workload import LayerShape
 
-PROFILE_SCHEMA_VERSION = 1
+PROFILE_SCHEMA_VERSION = 2
+
+Category = Literal[
+    "data-centre GPU",
+    "desktop GPU",
+    "embedded GPU",
+    "x86 CPU",
+    "Arm CPU",
+    "phone NPU",
+    "microcontroller",
+    "unknown",
+]
+
+
+@document
+@dataclass(frozen=True)
+class Fact:
+    """One figure of a device and where it comes from.
+
+    Attributes:
+        value: the figure, in the unit that the fact's name ends in.
+        source: measured on the device, or stated by its maker.
+        reference: how it was measured, or title and address of the data sheet.
+    """
+
+    value: float
+    source: Literal["measured", "data_sheet"]
+    reference: str
+
+    def __post_init__(self) -> None:
+        """Refuse figures that are not positive and figures without a reference."""
+        if self.value <= 0:
+            raise ValueError("value must be positive")
+        if not self.reference.strip():
+            raise ValueError("reference must say where the figure comes from")
+
+
+@document
+@dataclass(frozen=True)
+class DeviceFacts:
+    """What bounds every layer on a device.
+
+    Attributes:
+        peak_gflop_per_s: by element type (``float32``, ``float16``, ``bfloat16``, ``int8``), the
+            greatest rate of dense arithmetic, two operations per multiply-add.
+        bandwidth_gb_per_s: rate at which memory is read (1 GB = 1e9 bytes).
+        launch_overhead_us: least time of one operation in a running network.
+        energy_pj_per_mac: by element type, energy of one multiply-add.
+        energy_pj_per_byte: energy of moving one byte between memory and arithmetic.
+        memory_gb: capacity of the memory that holds the weights.
+        sparse_speedups: by n:m pattern (such as ``2:4``), peak rate over the dense peak.
+    """
+
+    peak_gflop_per_s: dict[str, Fact]
+    bandwidth_gb_per_s: Fact
+    launch_overhead_us: Fact
+    energy_pj_per_mac: dict[str, Fact] = field(default_factory=dict)
+    energy_pj_per_byte: Fact | None = None
+    memory_gb: Fact | None = None
+    sparse_speedups: dict[str, Fact] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a device of which no rate of arithmetic is known."""
+        if not self.peak_gflop_per_s:
+            raise ValueError("peak_gflop_per_s must state the peak of at least one element type")
+
+
+@document
+@dataclass(frozen=True)
+class RooflineClass:
+    """How near layers of one class come to a device's bounds.
+
+    Attributes:
+        layer_class: such as ``conv``, ``pointwise``, ``depthwise``, ``linear``.
+        compute_efficiency: reached share of the peak rate of arithmetic.
+        bandwidth_efficiency: reached share of the bandwidth.
+        overhead_ms: time of a layer that neither explains.
+    """
+
+    layer_class: str
+    compute_efficiency: float
+    bandwidth_efficiency: float
+    overhead_ms: float
+
+    def __post_init__(self) -> None:
+        """Refuse efficiencies that are not positive."""
+        if self.compute_efficiency <= 0 or self.bandwidth_efficiency <= 0 or self.overhead_ms < 0:
+            raise ValueError("efficiencies must be positive and overhead_ms not negative")
+
+
+@document
+@dataclass(frozen=True)
+class Roofline:
+    """Times of layers that were not measured, from facts and efficiencies.
+
+    Attributes:
+        classes: efficiencies by class of layer.
+        is_calibrated: whether they were fitted to this device's measurements; otherwise they are
+            typical ones.
+        error_band: least and greatest factor between measured and estimated time to expect.
+        median_error: median of ``|estimated / measured - 1|`` over shapes that were left out of
+            the fit one at a time; ``None`` where nothing was measured.
+    """
+
+    classes: tuple[RooflineClass, ...]
+    is_calibrated: bool
+    error_band: tuple[float, float]
+    median_error: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse an empty table and a band that does not hold the estimate itself."""
+        low, high = self.error_band
+        if not self.classes:
+            raise ValueError("classes must not be empty")
+        if not 0 < low <= 1 <= high:
+            raise ValueError("error_band must hold 1, such as [0.5, 2.0]")
 
 
 @document
@@ -144,25 +259,78 @@ class LayerTiming:
 
 @document
 @dataclass(frozen=True)
+class ModelTiming:
+    """A whole dense model, measured.
+
+    Attributes:
+        model: what the workload calls it.
+        fingerprint: the workload's.
+        dense_ms: time of one run.
+        layers_ms: the part of it that belongs to layers.
+        rest_ms: the part that belongs to no layer: other operations and the run itself.
+    """
+
+    model: str
+    fingerprint: str
+    dense_ms: float
+    layers_ms: float
+    rest_ms: float
+
+    def __post_init__(self) -> None:
+        """Refuse times that are not positive."""
+        if self.dense_ms <= 0 or self.layers_ms <= 0 or self.rest_ms < 0:
+            raise ValueError("dense_ms and layers_ms must be positive, rest_ms not negative")
+
+
+@document
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured, with what, and how."""
+
+    device: Device
+    runtime: Runtime
+    provenance: Provenance
+
+
+@document
+@dataclass(frozen=True)
 class DeviceProfile:
     """A device's profile.
 
     Attributes:
         schema_version: version of this document.
         name: what the user calls the device.
-        device, runtime, provenance: what was measured, with what, and how.
-        run_overhead_ms: time of one run that no layer accounts for.
+        category: what kind of device it is.
+        facts: what bounds every layer.
+        roofline: efficiencies for layers that were not measured.
+        measurement: the circumstances of the timings; ``None`` where there are none.
+        run_overhead_ms: time of one run that no operation accounts for.
         layers: the times of every measured shape.
+        models: whole models that were measured.
     """
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     name: str
-    device: Device
-    runtime: Runtime
-    provenance: Provenance
-    run_overhead_ms: float
-    layers: tuple[LayerTiming, ...]
+    category: Category
+    facts: DeviceFacts
+    roofline: Roofline
+    measurement: Measurement | None = None
+    run_overhead_ms: float = 0.0
+    layers: tuple[LayerTiming, ...] = ()
+    models: tuple[ModelTiming, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse timings of which nobody knows where they come from."""
+        if (self.layers or self.models) and self.measurement is None:
+            raise ValueError("a profile with timings must say in 'measurement' how they were taken")
+        shapes = [layer.shape for layer in self.layers]
+        if len(set(shapes)) != len(shapes):
+            raise ValueError("layers must not hold the same shape twice")
 
     def timing(self, shape: LayerShape) -> LayerTiming | None:
         """Return the times of a shape, or ``None`` when it was not measured."""
         return next((layer for layer in self.layers if layer.shape == shape), None)
+
+    def model_timing(self, fingerprint: str) -> ModelTiming | None:
+        """Return the times of a whole model, or ``None`` when it was not measured."""
+        return next((model for model in self.models if model.fingerprint == fingerprint), None)

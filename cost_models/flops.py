@@ -28,5 +28,5 @@ class FlopsCost:
         return LinearCost(dense, 0.0, dense / num_blocks, self.unit)
 
     def rest(self, workload: Workload, profile: DeviceProfile | None) -> float:  # noqa: ARG002
-        """Zero by definition: the unit counts multiply-adds of weights, nothing else."""
-        return 0.0
+        """Products of activations, such as attention's; the unit counts multiply-adds only."""
+        return float(FLOPS_PER_MAC * workload.product_macs)

@@ -30,6 +30,7 @@ class LatencyCost:
             fixed=sum(use.fixed for use in uses),
             per_block=sum(use.per_block for use in uses),
             unit=self.unit,
+            source="measured",
         )
 
     def rest(self, workload: Workload, profile: DeviceProfile | None) -> float:  # noqa: ARG002

@@ -2,8 +2,11 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from cost_models.documents import document
+
+CostSource = Literal["exact", "measured", "estimated"]
 
 
 @document
@@ -19,12 +22,14 @@ class LinearCost:
         fixed: cost of the sparse form that does not depend on what is kept.
         per_block: cost of one whole kept block.
         unit: unit of the three figures.
+        source: exact by definition, measured on the device, or estimated from its facts.
     """
 
     dense: float
     fixed: float
     per_block: float
     unit: str
+    source: CostSource = "exact"
 
     def __post_init__(self) -> None:
         """Refuse figures that are not costs."""

@@ -7,7 +7,7 @@ from typing import Literal
 from cost_models.documents import document
 from cost_models.errors import UnknownNameError
 
-WORKLOAD_SCHEMA_VERSION = 1
+WORKLOAD_SCHEMA_VERSION = 2
 
 Op = Literal[
     "conv1d",
@@ -109,6 +109,7 @@ class LayerWorkload:
             the uses of a tied weight.
         num_uses: how many operations of one forward pass consume the weight at this shape.
         prunable: whether a plan may prune it.
+        not_prunable_because: the reason where it may not.
         further_shapes: one entry per further use, at another shape (a head shared by several
             feature maps, slices of a packed weight).
         sliced: where the uses cover slices only: elements and multiply-adds of the whole.
@@ -121,6 +122,7 @@ class LayerWorkload:
     prunable: bool = True
     further_shapes: tuple[LayerShape, ...] = ()
     sliced: SlicedWeight | None = None
+    not_prunable_because: str = ""
 
     def __post_init__(self) -> None:
         """Refuse figures that no forward pass can have."""
@@ -143,6 +145,30 @@ class LayerWorkload:
     def uses(self) -> tuple[LayerShape, ...]:
         """The shape of every use."""
         return (self.shape,) * self.num_uses + self.further_shapes
+
+
+@document
+@dataclass(frozen=True)
+class ActivationProduct:
+    """Products of activations with each other, such as attention's: counted, never pruned.
+
+    Attributes:
+        op: the operation's name.
+        left_shape, right_shape: of the two factors, ``[..., m, k]`` and ``[..., k, n]``.
+        num_calls: calls at these shapes in one forward pass.
+        macs: multiply-adds per sample of all these calls.
+    """
+
+    op: str
+    left_shape: tuple[int, ...]
+    right_shape: tuple[int, ...]
+    num_calls: int
+    macs: int
+
+    def __post_init__(self) -> None:
+        """Refuse figures that no forward pass can have."""
+        if self.num_calls < 1 or self.macs < 0:
+            raise ValueError("num_calls must be at least 1 and macs not negative")
 
 
 @document
@@ -172,15 +198,20 @@ class Workload:
         fingerprint: SHA-256 over names and shapes of all parameters.
         num_parameters: elements of all parameters, the ones outside ``layers`` included.
         layers: every weight that an operation consumes, in the order of first use.
-        unpriced: operations that no layer's figure contains.
+        unpriced: operations that no figure of this workload contains.
+        products: products of activations with each other.
+        graph: the model's ONNX graph with its weights left out, compressed, as text: by it the
+            whole model is run on the target.  Empty where the model could not be exported.
     """
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     model: str
     fingerprint: str
     num_parameters: int
     layers: tuple[LayerWorkload, ...]
     unpriced: tuple[UnpricedOperation, ...] = ()
+    products: tuple[ActivationProduct, ...] = ()
+    graph: str = ""
 
     def __post_init__(self) -> None:
         """Refuse workloads that contradict themselves."""
@@ -193,8 +224,13 @@ class Workload:
 
     @property
     def macs(self) -> int:
-        """Multiply-adds of all layers per sample."""
-        return sum(layer.macs for layer in self.layers)
+        """Multiply-adds per sample, of layers and of products of activations."""
+        return sum(layer.macs for layer in self.layers) + self.product_macs
+
+    @property
+    def product_macs(self) -> int:
+        """Multiply-adds per sample of the products of activations."""
+        return sum(product.macs for product in self.products)
 
     def layer(self, name: str) -> LayerWorkload:
         """Return the layer of that name.

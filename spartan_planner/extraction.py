@@ -63,7 +63,7 @@ def extract_workload(
     if not recorder.uses:
         raise ModelError(f"{model_name} has no weight that a convolution or product consumes")
     return Workload(
-        schema_version=1,
+        schema_version=2,
         model=model_name,
         fingerprint=model_fingerprint(model),
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),

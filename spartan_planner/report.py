@@ -38,7 +38,7 @@ def workload_table(workload: Workload) -> Table:
 
 def profile_table(profile: DeviceProfile) -> Table:
     """One row per layer shape and layout: fitted times and break-even densities."""
-    table = Table(title=f"Profile {profile.name}: {profile.device.cpu}")
+    table = Table(title=f"Profile {profile.name} ({profile.category})")
     table.add_column("layer shape", no_wrap=True)
     table.add_column("layout", no_wrap=True)
     for heading in ("dense ms", "fixed ms", "ms per block", "pays below", "fit error"):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from spartan_planner.errors import ModelError, UsageError
 from spartan_planner.export_metadata import ExportMetadata, read_metadata
 from spartan_planner.onnx_sessions import Session, open_session, random_inputs, session_options
-from spartan_planner.planning import Plan, PlanBudget, PlanProfile, plan_fingerprint
+from spartan_planner.planning import Plan, PlanBudget, PlanMeasurement, plan_fingerprint
 from spartan_planner.profiling import Yardstick, quiet_rounds
 from spartan_planner.profiling.device import this_device, this_runtime
 from spartan_planner.progress import Advance, no_progress
@@ -163,9 +163,9 @@ def _judge(
     num_rounds = len(times)
     times = times[quiet_rounds(times[:, 0])]
     yardstick_ms, sparse_ms, *dense_ms = (float(figure) for figure in np.median(times, axis=0))
-    profile = metadata.profile if metadata else None
+    profiled = _profiled(metadata)
     promise = metadata.latency if metadata else None
-    ratio = yardstick_ms / profile.yardstick_ms if profile else 1.0
+    ratio = yardstick_ms / profiled.yardstick_ms if profiled else 1.0
     asked = promise.asked if promise else None
     if promise and asked is not None and promise.is_relative:
         asked *= ratio
@@ -179,20 +179,24 @@ def _judge(
         num_rounds=num_rounds,
         num_threads=num_threads,
         ok=None if asked is None else sparse_ms <= asked * (1 + tolerance),
-        notes=_notes(profile),
+        notes=_notes(profiled),
     )
 
 
-def _notes(profile: PlanProfile | None) -> tuple[str, ...]:
-    if profile is None:
+def _profiled(metadata: ExportMetadata | None) -> PlanMeasurement | None:
+    return metadata.profile.measurement if metadata and metadata.profile else None
+
+
+def _notes(profiled: PlanMeasurement | None) -> tuple[str, ...]:
+    if profiled is None:
         return ()
-    here, runtime = this_device(profile.num_threads).cpu, this_runtime()
+    here, runtime = this_device(profiled.num_threads).cpu, this_runtime()
     notes = []
-    if here != profile.cpu:
-        notes.append(f"the profile is of another processor ({profile.cpu}; this is {here})")
-    if f"{runtime.name} {runtime.version}" != profile.runtime:
+    if here != profiled.cpu:
+        notes.append(f"the profile is of another processor ({profiled.cpu}; this is {here})")
+    if f"{runtime.name} {runtime.version}" != profiled.runtime:
         notes.append(
-            f"the profile is of {profile.runtime}; this is {runtime.name} {runtime.version}"
+            f"the profile is of {profiled.runtime}; this is {runtime.name} {runtime.version}"
         )
     return tuple(notes)
 
@@ -208,7 +212,8 @@ def _open(path: Path, num_threads: int, shapes: Sequence[Sequence[int]]) -> Sess
 
 
 def _num_threads(settings: VerifySettings, metadata: ExportMetadata | None) -> int:
-    profiled = metadata.profile.num_threads if metadata and metadata.profile else None
+    measurement = _profiled(metadata)
+    profiled = measurement.num_threads if measurement else None
     asked = settings.num_threads
     if asked is not None and profiled is not None and asked != profiled:
         raise UsageError(

@@ -12,19 +12,39 @@ from onnx import (
 
 from cost_models import (
     Device,
+    DeviceFacts,
     DeviceProfile,
+    Fact,
     LayerShape,
     LayerTiming,
     LayerWorkload,
     Layout,
     LinearCost,
+    Measurement,
     Provenance,
+    Roofline,
+    RooflineClass,
     Runtime,
     Sample,
     SparseTiming,
     Workload,
 )
-from spartan_planner.planning import Plan, PlanBudget, PlanLayer, PlanProfile, Schedule
+from spartan_planner.planning import (
+    Plan,
+    PlanBudget,
+    PlanLayer,
+    PlanMeasurement,
+    PlanProfile,
+    Schedule,
+)
+
+FACTS = DeviceFacts(
+    peak_gflop_per_s={"float32": Fact(100.0, "data_sheet", "made up")},
+    bandwidth_gb_per_s=Fact(10.0, "data_sheet", "made up"),
+    launch_overhead_us=Fact(2.0, "data_sheet", "made up"),
+    energy_pj_per_mac={"float32": Fact(4.0, "data_sheet", "made up")},
+    energy_pj_per_byte=Fact(100.0, "data_sheet", "made up"),
+)
 
 OPSET = 20
 IR_VERSION = 10
@@ -51,7 +71,7 @@ def linear_shape(outputs=10, inputs=64, tokens=()) -> LayerShape:
 
 def workload_of(*layers: LayerWorkload, extra_parameters=0, model="small") -> Workload:
     num_weights = sum(layer.num_weights for layer in layers)
-    return Workload(1, model, "f" * 64, num_weights + extra_parameters, layers)
+    return Workload(2, model, "f" * 64, num_weights + extra_parameters, layers)
 
 
 def small_workload() -> Workload:
@@ -78,12 +98,17 @@ def timing_of(shape: LayerShape, layouts=(TILE,), dense_ms=1.0, fixed_ms=0.1) ->
 
 def profile_of(*timings: LayerTiming, run_overhead_ms=0.05, name="made-up") -> DeviceProfile:
     return DeviceProfile(
-        schema_version=1,
+        schema_version=2,
         name=name,
-        device=Device("a processor", "x86_64", 2, 1, "unknown", 0.25),
-        runtime=Runtime("onnxruntime", "1.0", "CPUExecutionProvider"),
-        provenance=Provenance(
-            "measured", "2025-01-01T00:00:00+00:00", {"numpy": "2.0"}, 20, 1.5, 0.7, 0.01, 0.02
+        category="x86 CPU",
+        facts=FACTS,
+        roofline=Roofline((RooflineClass("any", 0.5, 0.5, 0.01),), False, (0.5, 2.0)),
+        measurement=Measurement(
+            Device("a processor", "x86_64", 2, 1, "unknown", 0.25),
+            Runtime("onnxruntime", "1.0", "CPUExecutionProvider"),
+            Provenance(
+                "measured", "2025-01-01T00:00:00+00:00", {"numpy": "2.0"}, 20, 1.5, 0.7, 0.01, 0.02
+            ),
         ),
         run_overhead_ms=run_overhead_ms,
         layers=timings,
@@ -116,7 +141,9 @@ def small_plan() -> Plan:
         model_fingerprint="f" * 64,
         input_shapes=((1, 3, 8, 8),),
         input_dtypes=("float32",),
-        profile=PlanProfile("made-up", "a processor", "onnxruntime 1.0", "0" * 64, 1, 0.7),
+        profile=PlanProfile(
+            "made-up", "0" * 64, PlanMeasurement("a processor", "onnxruntime 1.0", 1, 0.7)
+        ),
         budgets=(PlanBudget("latency", "ms", 5.5, 3.0, 2.875, 0.5),),
         totals=(PlanBudget("flops", "FLOPs", 5e3, None, 2.25e3, 0.0),),
         not_priced={},

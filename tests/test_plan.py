@@ -113,7 +113,7 @@ def test_plan_names_what_it_was_made_from():
     assert (plan.model, plan.model_fingerprint) == (workload.model, workload.fingerprint)
     assert [layer.name for layer in plan.layers] == [layer.name for layer in workload.layers]
     assert plan.profile.fingerprint == profile_fingerprint(profile)
-    assert plan.profile.yardstick_ms == profile.provenance.yardstick_ms
+    assert plan.profile.measurement.yardstick_ms == profile.measurement.provenance.yardstick_ms
     assert plan.schedule == schedule
     assert plan.input_shapes == ((1, 3, 8, 8),)
     assert 0 < plan.retained_value < 1

@@ -61,7 +61,7 @@ def test_every_layout_that_can_be_lowered_is_measured(measured):
 
 def test_figures_are_positive(measured):
     assert measured.run_overhead_ms > 0
-    assert measured.provenance.yardstick_ms > 0
+    assert measured.measurement.provenance.yardstick_ms > 0
     for layer in measured.layers:
         assert layer.dense_ms > 0
         assert layer.relative_spread >= 0
@@ -80,18 +80,24 @@ def test_fit_errors_are_those_of_the_samples(measured):
             ]
             assert sparse.max_fit_error == pytest.approx(max(errors), abs=FIVE_DIGITS)
             largest = max(largest, *errors)
-    assert measured.provenance.max_fit_error == pytest.approx(largest, abs=FIVE_DIGITS)
-    assert 0 <= measured.provenance.median_fit_error <= measured.provenance.max_fit_error
+    assert measured.measurement.provenance.max_fit_error == pytest.approx(largest, abs=FIVE_DIGITS)
+    assert (
+        0
+        <= measured.measurement.provenance.median_fit_error
+        <= measured.measurement.provenance.max_fit_error
+    )
 
 
 def test_profile_says_where_it_comes_from(measured):
     assert measured.name == "tiny"
-    assert measured.device.num_threads == SETTINGS.num_threads
-    assert measured.device.num_cores >= 1
-    assert measured.runtime.name == "onnxruntime"
-    assert measured.provenance.num_rounds == 3
-    assert measured.provenance.versions["numpy"]
-    assert datetime.datetime.fromisoformat(measured.provenance.date).tzinfo == datetime.UTC
+    assert measured.measurement.device.num_threads == SETTINGS.num_threads
+    assert measured.measurement.device.num_cores >= 1
+    assert measured.measurement.runtime.name == "onnxruntime"
+    assert measured.measurement.provenance.num_rounds == 3
+    assert measured.measurement.provenance.versions["numpy"]
+    assert (
+        datetime.datetime.fromisoformat(measured.measurement.provenance.date).tzinfo == datetime.UTC
+    )
 
 
 def test_measured_profile_survives_its_file(measured, tmp_path):
@@ -127,7 +133,7 @@ def test_progress_is_told_after_each_round():
 def test_rounds_end_when_time_is_up_but_not_before_the_least():
     settings = ProfileSettings(num_rounds=1000, min_rounds=2, max_duration_s=1e-9)
     made = make_profile(workload_of(LayerWorkload("a", linear_shape(3, 5), 1)), settings)
-    assert made.provenance.num_rounds == 2
+    assert made.measurement.provenance.num_rounds == 2
 
 
 def test_workload_without_layers_is_refused():

@@ -6,7 +6,7 @@ from spartan_planner.errors import ModelError, UsageError
 from spartan_planner.export import export_onnx, prune_one_shot
 from spartan_planner.export_metadata import ExportMetadata
 from spartan_planner.onnx_sessions import Session
-from spartan_planner.planning import PlanBudget, PlanProfile
+from spartan_planner.planning import PlanBudget, PlanMeasurement, PlanProfile
 from spartan_planner.verification import (
     VerifySettings,
     _judge,
@@ -117,7 +117,8 @@ def test_a_dense_file_of_another_model_is_refused(files, tmp_path):
         verify(files[0] / "sparse.onnx", dense=tmp_path / "other.onnx", settings=QUICK)
 
 
-PROFILE = PlanProfile("box", "no such processor", "onnxruntime 0", "0" * 64, 2, 1.0)
+MEASURED = PlanMeasurement("no such processor", "onnxruntime 0", 2, 1.0)
+PROFILE = PlanProfile("box", "0" * 64, MEASURED)
 
 
 def metadata_with(asked, is_relative):

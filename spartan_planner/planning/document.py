@@ -14,24 +14,36 @@ DENSE = "dense"
 
 @document
 @dataclass(frozen=True)
+class PlanMeasurement:
+    """What the timings of a plan's profile were taken with.
+
+    Attributes:
+        cpu: processor of the device.
+        runtime: name and version of the runtime.
+        num_threads: threads of the runtime.
+        yardstick_ms: time of the yardstick network then.
+    """
+
+    cpu: str
+    runtime: str
+    num_threads: int
+    yardstick_ms: float
+
+
+@document
+@dataclass(frozen=True)
 class PlanProfile:
     """The profile that a plan was made with.
 
     Attributes:
         name: what the user calls the device.
-        cpu: its processor.
-        runtime: name and version of the runtime.
         fingerprint: SHA-256 of the profile document.
-        num_threads: threads of the runtime at which it was measured.
-        yardstick_ms: time of the yardstick network then.
+        measurement: how its timings were taken; ``None`` where it holds facts only.
     """
 
     name: str
-    cpu: str
-    runtime: str
     fingerprint: str
-    num_threads: int
-    yardstick_ms: float
+    measurement: PlanMeasurement | None
 
 
 @document

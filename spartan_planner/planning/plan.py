@@ -32,6 +32,7 @@ from spartan_planner.planning.document import (
     Plan,
     PlanBudget,
     PlanLayer,
+    PlanMeasurement,
     PlanProfile,
     Schedule,
 )
@@ -127,14 +128,16 @@ def profile_fingerprint(profile: DeviceProfile) -> str:
 
 
 def _plan_profile(profile: DeviceProfile) -> PlanProfile:
-    return PlanProfile(
-        profile.name,
-        profile.device.cpu,
-        f"{profile.runtime.name} {profile.runtime.version}",
-        profile_fingerprint(profile),
-        profile.device.num_threads,
-        profile.provenance.yardstick_ms,
-    )
+    taken = profile.measurement
+    measurement = None
+    if taken is not None:
+        measurement = PlanMeasurement(
+            taken.device.cpu,
+            f"{taken.runtime.name} {taken.runtime.version}",
+            taken.device.num_threads,
+            taken.provenance.yardstick_ms,
+        )
+    return PlanProfile(profile.name, profile_fingerprint(profile), measurement)
 
 
 def _candidates(

@@ -14,6 +14,7 @@ from cost_models import (
     LayerShape,
     LayerTiming,
     Layout,
+    Measurement,
     Provenance,
     Sample,
     SparseTiming,
@@ -26,6 +27,7 @@ from spartan_planner.profiling.benchmark_network import (
     lowered_network,
 )
 from spartan_planner.profiling.device import package_versions, this_device, this_runtime
+from spartan_planner.profiling.facts import facts_of_layers, uncalibrated_roofline
 from spartan_planner.profiling.fit import fit_linear
 from spartan_planner.profiling.node_times import ProfiledNetwork
 from spartan_planner.profiling.run_overhead import measure_run_overhead_ms
@@ -105,13 +107,15 @@ def make_profile(
     provenance = _provenance(
         layers, min(m.num_rounds for m in measured), time.monotonic() - start, yardstick_ms
     )
+    run_overhead_ms = measure_run_overhead_ms(settings.num_threads)
     return DeviceProfile(
-        schema_version=1,
+        schema_version=2,
         name=settings.name,
-        device=device,
-        runtime=this_runtime(),
-        provenance=provenance,
-        run_overhead_ms=measure_run_overhead_ms(settings.num_threads),
+        category="unknown",
+        facts=facts_of_layers(layers, run_overhead_ms),
+        roofline=uncalibrated_roofline(),
+        measurement=Measurement(device, this_runtime(), provenance),
+        run_overhead_ms=run_overhead_ms,
         layers=tuple(layers),
     )
 
