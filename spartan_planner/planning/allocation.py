@@ -1,28 +1,27 @@
 """One price for everything: how much of each layer to keep, and in which layout.
 
-For a price ``lambda``, every layer takes the treatment with the highest score (DESIGN 4.7)
-
-    sparse:  sum_b max(v_b - lambda s_b, 0) - lambda fixed        dense:  sum_b v_b - lambda dense
-
-The lowest price at which the total meets the budget is found by bisection; under the treatments it
-yields, blocks are then kept in the order of value per cost for as long as the budget lasts
-(DESIGN 4.3), so that the total is never over and at most one block under.
+The prices of the budgets choose a treatment for every layer (DESIGN 4.7); under these treatments
+blocks are kept in the order of value per price for as long as every budget lasts (DESIGN 4.3), so
+that no total is ever over, and at most one block under where a budget binds.  Treatments that are
+nearly as good are then tried in turn: a layer whose score is short by more than the duality gap
+cannot be part of a better choice and is left alone.
 """
 
-from collections.abc import Sequence
+import itertools
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from spartan_planner.errors import InfeasibleBudgetError
-from spartan_planner.planning.candidates import LayerCandidates, SparseCandidate
+from spartan_planner.planning.candidates import Costs, LayerCandidates, SparseCandidate
+from spartan_planner.planning.filling import Filled, fill
+from spartan_planner.planning.prices import Priced, find_prices
 
-MIN_KEPT_BLOCKS = 1
-"""A layer without any block would cut the network in two."""
-
-_NUM_BISECTIONS = 100
+_NUM_TRIALS = 200
 _NUM_NAMED_LAYERS = 3
+_FINE_GAP = 1e-4
 
 
 @dataclass(frozen=True)
@@ -32,15 +31,17 @@ class LayerChoice:
     Attributes:
         name: the layer.
         candidate: the chosen layout, or ``None`` where the layer stays dense.
-        kept: ``[blocks]`` bool, the kept blocks; empty where the layer stays dense.
-        cost: cost of the layer in its chosen form.
+        num_kept_blocks: blocks kept; 0 where the layer stays dense.
+        kept_size: their size in whole blocks.
+        cost: ``[budgets]``, of the layer in its chosen form.
         value: retained value.
     """
 
     name: str
     candidate: SparseCandidate | None
-    kept: NDArray[np.bool_]
-    cost: float
+    num_kept_blocks: int
+    kept_size: float
+    cost: Costs
     value: float
 
 
@@ -50,178 +51,166 @@ class Allocation:
 
     Attributes:
         choices: one per layer, in the order given.
-        cost: their total cost.
+        cost: ``[budgets]``, their total cost.
         value: their total retained value.
-        price: value per unit of cost at which a block is just worth keeping.
+        prices: ``[budgets]``, value per unit of cost at which a block is just worth keeping.
+        bound: no choice within the budgets retains more.
     """
 
     choices: tuple[LayerChoice, ...]
-    cost: float
+    cost: Costs
     value: float
-    price: float
+    prices: Costs
+    bound: float
+
+    @property
+    def duality_gap(self) -> float:
+        """Share of the bound that the allocation may fall short of the optimum at most."""
+        return max(0.0, 1 - self.value / self.bound) if self.bound > 0 else 0.0
 
 
-def allocate(layers: Sequence[LayerCandidates], budget: float) -> Allocation:
-    """Retain as much value as a budget allows.
+def allocate(
+    layers: Sequence[LayerCandidates], budgets: Costs, num_trials: int = _NUM_TRIALS
+) -> Allocation:
+    """Retain as much value as the budgets allow.
 
     Args:
         layers: what can become of each layer.
-        budget: what the layers may cost together.
+        budgets: ``[budgets]``, what the layers may cost together.
+        num_trials: how many other treatments to try.
 
     Raises:
-        InfeasibleBudgetError: no choice meets the budget; the message gives the least achievable
-            cost and the layers that hold it up.
+        InfeasibleBudgetError: no choice was found that meets the budgets.
     """
-    price = _lowest_feasible_price(layers, budget)
-    treatments = [_best_treatment(layer, price) for layer in layers]
-    while True:
-        choices = _fill(layers, treatments, price, budget)
-        # A layer that ended with so many blocks that its dense form is no dearer is better dense.
-        better = [
-            None if choice.candidate and choice.cost >= layer.dense else choice.candidate
-            for layer, choice in zip(layers, choices, strict=True)
-        ]
-        if all(new is old for new, old in zip(better, treatments, strict=True)):
-            break
-        treatments = better
-    cost = float(sum(choice.cost for choice in choices))
-    value = float(sum(choice.value for choice in choices))
-    return Allocation(tuple(choices), cost, value, price)
+    if np.any(least_costs(layers) > budgets):
+        raise InfeasibleBudgetError(_infeasible(layers, budgets))
+    found = find_prices(layers, budgets)
+    if found is None:
+        raise InfeasibleBudgetError(_infeasible(layers, budgets))
+    priced, bound = found
+    chosen = [treatment.candidate for treatment in priced.best]
+    filled = _settled(layers, chosen, priced.prices, budgets)
+    if filled is None:
+        raise InfeasibleBudgetError(_infeasible(layers, budgets))
+    chosen, filled = filled
+    # On blocks so fine that the prefix is as good as the bound there is nothing to exchange.
+    if filled.value < bound * (1 - _FINE_GAP):
+        filled = fill(layers, chosen, priced.prices, budgets, with_exchange=True) or filled
+    for change in _changes(priced, num_trials):
+        if bound - change.gap <= filled.value:
+            continue
+        trial = [change.treatments.get(index, old) for index, old in enumerate(chosen)]
+        better = _settled(layers, trial, priced.prices, budgets, with_exchange=True)
+        if better is not None and better[1].value > filled.value:
+            chosen, filled = better
+    return _allocation(layers, chosen, filled, priced.prices, bound)
 
 
-def least_cost(layers: Sequence[LayerCandidates]) -> float:
-    """Return the least that the layers can cost together."""
-    return float(sum(_least_layer_cost(layer) for layer in layers))
+_Chosen = list[SparseCandidate | None]
 
 
-def _least_layer_cost(layer: LayerCandidates) -> float:
-    return min([layer.dense, *(_minimum(candidate) for candidate in layer.sparse)])
-
-
-def _minimum(candidate: SparseCandidate) -> float:
-    return candidate.cost.fixed + float(np.min(candidate.block_costs)) * MIN_KEPT_BLOCKS
-
-
-def _lowest_feasible_price(layers: Sequence[LayerCandidates], budget: float) -> float:
-    if _total_cost(layers, 0.0) <= budget:
-        return 0.0
-    if least_cost(layers) > budget:
-        raise _infeasible(layers, budget)
-    low, high = 0.0, _price_above_all(layers)
-    while _total_cost(layers, high) > budget:
-        low, high = high, high * 2
-        if not np.isfinite(high):
-            raise _infeasible(layers, budget)
-    for _ in range(_NUM_BISECTIONS):
-        middle = (low + high) / 2
-        if middle in (low, high):
-            break
-        if _total_cost(layers, middle) <= budget:
-            high = middle
-        else:
-            low = middle
-    return high
-
-
-def _price_above_all(layers: Sequence[LayerCandidates]) -> float:
-    value = sum(layer.value for layer in layers)
-    cost = sum(layer.dense for layer in layers)
-    return float(value / cost) if cost > 0 and value > 0 else 1.0
-
-
-def _total_cost(layers: Sequence[LayerCandidates], price: float) -> float:
-    return float(sum(_score(layer, price)[1] for layer in layers))
-
-
-def _best_treatment(layer: LayerCandidates, price: float) -> SparseCandidate | None:
-    return _score(layer, price)[2]
-
-
-def _score(layer: LayerCandidates, price: float) -> tuple[float, float, SparseCandidate | None]:
-    """Score, cost and identity of the best treatment at a price; ties go to the cheaper."""
-    best: tuple[float, float, SparseCandidate | None] = (
-        layer.value - price * layer.dense,
-        layer.dense,
-        None,
-    )
-    for candidate in layer.sparse:
-        kept = _kept_at(candidate, price)
-        cost = candidate.cost.fixed + float(np.sum(candidate.block_costs[kept]))
-        score = float(np.sum(candidate.values[kept])) - price * cost
-        if score > best[0] or (score == best[0] and cost < best[1]):
-            best = (score, cost, candidate)
-    return best
-
-
-def _kept_at(candidate: SparseCandidate, price: float) -> NDArray[np.bool_]:
-    surplus = candidate.values - price * candidate.block_costs
-    kept: NDArray[np.bool_] = surplus > 0
-    if not kept.any():
-        kept[int(np.argmax(surplus))] = True
-    return kept
-
-
-def _fill(
+def _settled(
     layers: Sequence[LayerCandidates],
-    treatments: Sequence[SparseCandidate | None],
-    price: float,
-    budget: float,
-) -> list[LayerChoice]:
-    """Keep blocks in the order of value per cost, ties by position, while the budget lasts."""
-    sparse = [(i, c) for i, c in enumerate(treatments) if c is not None]
-    spent = sum(layer.dense for layer, c in zip(layers, treatments, strict=True) if c is None)
-    spent += sum(candidate.cost.fixed for _, candidate in sparse)
-    kept = {i: np.zeros(candidate.values.size, np.bool_) for i, candidate in sparse}
-    for i, candidate in sparse:
-        first = int(np.argmax(candidate.values - price * candidate.block_costs))
-        kept[i][first] = True
-        spent += float(candidate.block_costs[first])
-    if sparse:
-        _keep_longest_prefix(sparse, kept, budget - spent)
-    return [
-        _choice(layer, candidate, kept.get(i))
-        for i, (layer, candidate) in enumerate(zip(layers, treatments, strict=True))
+    chosen: _Chosen,
+    prices: Costs,
+    budgets: Costs,
+    *,
+    with_exchange: bool = False,
+) -> tuple[_Chosen, Filled] | None:
+    """Fill, and leave dense what then costs no less than its dense form, until it stands still."""
+    while True:
+        filled = fill(layers, chosen, prices, budgets, with_exchange=with_exchange)
+        if filled is None:
+            return None
+        better = [
+            None if c is not None and n is not None and _is_no_cheaper(layer, c, n) else c
+            for layer, c, n in zip(layers, chosen, filled.num_kept, strict=True)
+        ]
+        if all(new is old for new, old in zip(better, chosen, strict=True)):
+            return chosen, filled
+        chosen = better
+
+
+def _is_no_cheaper(layer: LayerCandidates, candidate: SparseCandidate, num_kept: int) -> bool:
+    cost = candidate.cost(candidate.curve.prefix(num_kept).size)
+    return bool(np.all(cost >= layer.dense))
+
+
+@dataclass(frozen=True)
+class _Change:
+    """Other treatments for one or two layers, and by how much their scores are short."""
+
+    gap: float
+    treatments: dict[int, SparseCandidate | None]
+
+
+def _changes(priced: Priced, num_trials: int) -> Iterator[_Change]:
+    """Other treatments of one layer, then of two, the nearest first."""
+    singles = [
+        _Change(best.score - other.score, {index: other.candidate})
+        for index, (best, others) in enumerate(zip(priced.best, priced.others, strict=True))
+        for other in others
     ]
+    singles.sort(key=lambda change: change.gap)
+    nearest = singles[: int(math.sqrt(num_trials))]
+    pairs = [
+        _Change(first.gap + second.gap, first.treatments | second.treatments)
+        for first, second in itertools.combinations(nearest, 2)
+        if first.treatments.keys() != second.treatments.keys()
+    ]
+    pairs.sort(key=lambda change: change.gap)
+    yield from singles[:num_trials]
+    yield from pairs
+    # What did not pay at first may pay now that another layer has changed.
+    yield from singles[:num_trials]
 
 
-def _keep_longest_prefix(
-    sparse: Sequence[tuple[int, SparseCandidate]],
-    kept: dict[int, NDArray[np.bool_]],
-    budget: float,
-) -> None:
-    costs = np.concatenate([candidate.block_costs for _, candidate in sparse])
-    values = np.concatenate([candidate.values for _, candidate in sparse])
-    already = np.concatenate([kept[i] for i, _ in sparse])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.where(costs > 0, values / costs, np.inf)
-    order = np.argsort(-ratio, kind="stable")
-    order = order[~already[order]]
-    total = np.cumsum(costs[order])
-    chosen = order[: int(np.searchsorted(total, budget, side="right"))]
-    already[chosen] = True
-    parts = np.split(already, np.cumsum([candidate.values.size for _, candidate in sparse])[:-1])
-    for (i, _), part in zip(sparse, parts, strict=True):
-        kept[i] = part
+def _allocation(
+    layers: Sequence[LayerCandidates],
+    chosen: _Chosen,
+    filled: Filled,
+    prices: Costs,
+    bound: float,
+) -> Allocation:
+    choices = tuple(
+        _choice(layer, candidate, number)
+        for layer, candidate, number in zip(layers, chosen, filled.num_kept, strict=True)
+    )
+    return Allocation(choices, filled.cost, filled.value, prices, max(bound, filled.value))
 
 
 def _choice(
-    layer: LayerCandidates, candidate: SparseCandidate | None, kept: NDArray[np.bool_] | None
+    layer: LayerCandidates, candidate: SparseCandidate | None, num_kept: int | None
 ) -> LayerChoice:
-    if candidate is None or kept is None:
-        return LayerChoice(layer.name, None, np.zeros(0, np.bool_), layer.dense, layer.value)
-    cost = candidate.cost.fixed + float(np.sum(candidate.block_costs[kept]))
-    value = float(np.sum(candidate.values[kept]))
-    return LayerChoice(layer.name, candidate, kept, cost, value)
+    if candidate is None or num_kept is None:
+        return LayerChoice(layer.name, None, 0, 0.0, layer.dense, layer.value)
+    kept = candidate.curve.prefix(num_kept)
+    cost = candidate.cost(kept.size)
+    return LayerChoice(layer.name, candidate, kept.num_blocks, kept.size, cost, kept.value)
 
 
-def dearest_layers(layers: Sequence[LayerCandidates]) -> str:
+def least_costs(layers: Sequence[LayerCandidates]) -> Costs:
+    """Return ``[budgets]``, the least that the layers can cost, each budget looked at alone."""
+    total: Costs = np.sum([layer.least_cost for layer in layers], axis=0)
+    return total
+
+
+def dearest_layers(layers: Sequence[LayerCandidates], budget: int = 0) -> str:
     """Name the layers that cost most even at their least: the ones that hold a budget up."""
-    ranked = sorted(layers, key=_least_layer_cost, reverse=True)[:_NUM_NAMED_LAYERS]
-    return ", ".join(f"{layer.name} ({_least_layer_cost(layer):.4g})" for layer in ranked)
+    ranked = sorted(layers, key=lambda layer: layer.least_cost[budget], reverse=True)
+    return ", ".join(
+        f"{layer.name} ({layer.least_cost[budget]:.4g})" for layer in ranked[:_NUM_NAMED_LAYERS]
+    )
 
 
-def _infeasible(layers: Sequence[LayerCandidates], budget: float) -> InfeasibleBudgetError:
-    return InfeasibleBudgetError(
-        f"a budget of {budget:.4g} for the layers cannot be reached: they cost at least "
-        f"{least_cost(layers):.4g}, held up by {dearest_layers(layers)}"
+def _infeasible(layers: Sequence[LayerCandidates], budgets: Costs) -> str:
+    least = least_costs(layers)
+    if np.all(least <= budgets):
+        return (
+            "the budgets cannot be met together, though each could alone; loosen one of them"
+        )
+    index = int(np.argmax(least / budgets))
+    return (
+        f"a budget of {budgets[index]:.4g} for the layers cannot be reached: they cost at least "
+        f"{least[index]:.4g}, held up by {dearest_layers(layers, index)}"
     )

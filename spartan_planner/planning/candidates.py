@@ -1,11 +1,15 @@
-"""What can become of each layer, and what its blocks are worth in each case."""
+"""What can become of each layer, what it retains and what it costs in each case."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_models import Layout, LinearCost
+from cost_models import Layout
+from spartan_planner.planning.value_curves import Prefix, ValueCurve
+
+Costs = NDArray[np.float64]
+"""One figure per budget."""
 
 
 @dataclass(frozen=True)
@@ -14,27 +18,31 @@ class SparseCandidate:
 
     Attributes:
         layout: the layout.
-        values: ``[blocks]``, value of each block, in position order.
-        sizes: ``[blocks]``, size of each block in whole blocks; below 1 where it is ragged.
-        cost: the layer's linear cost of the budgeted quantity.
+        curve: what it retains.
+        fixed: ``[budgets]``, cost of the sparse form that does not depend on what is kept.
+        per_block: ``[budgets]``, cost of one whole kept block.
+        min_size: least size to keep, in whole blocks; never less than one block.
     """
 
     layout: Layout
-    values: NDArray[np.float64]
-    sizes: NDArray[np.float64]
-    cost: LinearCost
+    curve: ValueCurve
+    fixed: Costs
+    per_block: Costs
+    min_size: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse arrays that do not belong together."""
-        if self.values.shape != self.sizes.shape or self.values.ndim != 1 or not self.values.size:
-            raise ValueError("values and sizes must be one-dimensional, equally long and not empty")
-        if not np.all(np.isfinite(self.values)) or np.any(self.values < 0):
-            raise ValueError("values must be finite and not negative")
+        """Refuse costs that do not belong together."""
+        if self.fixed.shape != self.per_block.shape or self.fixed.ndim != 1:
+            raise ValueError("fixed and per_block need one figure per budget")
+
+    def cost(self, size: float) -> Costs:
+        """Return the cost ``[budgets]`` of keeping so many whole blocks."""
+        return self.fixed + self.per_block * size
 
     @property
-    def block_costs(self) -> NDArray[np.float64]:
-        """``[blocks]``, what keeping each block costs."""
-        return self.cost.per_block * self.sizes
+    def least(self) -> Prefix:
+        """The least that may be kept."""
+        return self.curve.least_prefix(self.min_size)
 
 
 @dataclass(frozen=True)
@@ -44,11 +52,17 @@ class LayerCandidates:
     Attributes:
         name: the layer.
         value: sum of absolute weights: what the dense layer retains.
-        dense: cost of the dense layer.
+        dense: ``[budgets]``, cost of the dense layer.
         sparse: the layouts it could be pruned in; empty where it must stay dense.
     """
 
     name: str
     value: float
-    dense: float
+    dense: Costs
     sparse: tuple[SparseCandidate, ...]
+
+    @property
+    def least_cost(self) -> Costs:
+        """``[budgets]``, the least that the layer can cost, each budget looked at alone."""
+        costs = [self.dense, *(c.cost(c.least.size) for c in self.sparse)]
+        return np.min(costs, axis=0)
