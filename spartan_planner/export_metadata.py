@@ -49,8 +49,7 @@ class ExportMetadata:
 def metadata_of(plan: Plan, kept_sizes: dict[str, float], form: str) -> ExportMetadata:
     """Describe a file whose planned layers keep so many whole blocks."""
     costs = tuple(
-        replace(cost, predicted=plan.predicted(cost.cost, kept_sizes))
-        for cost in (*plan.budgets, *plan.totals)
+        replace(cost, predicted=plan.predicted(cost.cost, kept_sizes)) for cost in plan.all_costs
     )
     densities = {
         layer.name: min(1.0, kept_sizes[layer.name] / layer.num_whole_blocks)

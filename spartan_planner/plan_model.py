@@ -1,16 +1,17 @@
 """Planning for a torch model: its workload and the values of its blocks."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
 from torch import Tensor, nn
 
 from cost_models import DeviceProfile, LayerWorkload, Layout
-from spartan_planner.blocks import assign_blocks
+from spartan_planner.errors import PlanError
 from spartan_planner.extraction import extract_workload, inputs_for
-from spartan_planner.planning import Budget, Plan, Schedule, make_plan
+from spartan_planner.planning import Bound, Budget, LayerValues, Plan, Policy, Schedule, make_plan
 from spartan_planner.planning.budget import budget_for
+from spartan_planner.planning.weights import values_of_array
 from spartan_planner.profiling.treatments import candidate_layouts, is_lowerable
 
 
@@ -22,6 +23,8 @@ def plan(
     profile: DeviceProfile | None = None,
     layouts: Sequence[Layout | str] = (),
     schedule: Schedule | None = None,
+    bounds: Sequence[Bound] = (),
+    policy: Policy = Policy.COST,
     model_name: str | None = None,
 ) -> Plan:
     """Plan which blocks of a model to keep, by their values in its present weights.
@@ -34,6 +37,8 @@ def plan(
         profile: the device; needed for costs that depend on one.
         layouts: layouts to choose from; by default those that the profile measured.
         schedule: how to train; the paper's by default.
+        bounds: what may become of which layers.
+        policy: how kept weights are spread over the layers.
         model_name: what to call the model; its class by default.
 
     Raises:
@@ -46,26 +51,42 @@ def plan(
     parameters = dict(model.named_parameters())
     wanted = tuple(Layout.parse(item) if isinstance(item, str) else item for item in layouts)
 
-    def block_values(layer: LayerWorkload, layout: Layout) -> NDArray[np.float64]:
-        values, _ = assign_blocks(parameters[layer.name].detach(), layout)
-        return values.double().cpu().numpy()
-
     if isinstance(budgets, Mapping):
         budgets = [budget_for(cost, amount) for cost, amount in budgets.items()]
     return make_plan(
         workload,
-        block_values,
-        {
-            layer.name: float(parameters[layer.name].detach().double().abs().sum())
-            for layer in workload.layers
-        },
+        TorchWeights(parameters),
         budgets,
         lambda layer: _layouts(layer, parameters[layer.name], profile, wanted),
         profile=profile,
+        bounds=bounds,
+        policy=policy,
         input_shapes=tuple(tuple(item.shape) for item in inputs),
         input_dtypes=tuple(str(item.dtype).removeprefix("torch.") for item in inputs),
         schedule=schedule,
     )
+
+
+@dataclass(frozen=True)
+class TorchWeights:
+    """Weights of a torch model, by parameter name."""
+
+    parameters: Mapping[str, nn.Parameter]
+
+    def values(self, layer: LayerWorkload, layouts: Sequence[Layout]) -> LayerValues:
+        """Return what a layer is worth in each layout.
+
+        Raises:
+            PlanError: its weights are not finite, or on the meta device.
+        """
+        weight = self.parameters[layer.name].detach()
+        if weight.is_meta:
+            raise PlanError(
+                f"the weights of layer {layer.name} are on the meta device and have no values; "
+                "give a checkpoint"
+            )
+        wide = weight.float() if weight.dtype in (torch.bfloat16, torch.float16) else weight
+        return values_of_array(layer, wide.cpu().numpy(), layouts)
 
 
 def _layouts(

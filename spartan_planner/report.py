@@ -62,23 +62,25 @@ def profile_table(profile: DeviceProfile) -> Table:
 
 def plan_table(plan: Plan) -> Table:
     """One row per layer: layout, densities, dense and predicted cost of the budgeted quantity."""
-    budget = plan.budget
     table = Table(title=f"Plan for {plan.model}")
     table.add_column("layer", no_wrap=True)
     table.add_column("layout", no_wrap=True)
-    for heading in ("density", "kept blocks", f"dense {budget.unit}", f"predicted {budget.unit}"):
+    for heading in ("density", "kept blocks"):
         table.add_column(heading, justify="right")
+    for budget in plan.budgets:
+        table.add_column(f"dense {budget.unit}", justify="right")
+        table.add_column(f"predicted {budget.unit}", justify="right")
     for layer in plan.layers:
-        table.add_row(
-            layer.name,
-            layer.layout,
-            f"{layer.density:.1%}",
-            f"{layer.num_kept_blocks}/{layer.num_blocks}" if layer.is_sparse else "all",
-            f"{layer.costs[budget.cost].dense:.4g}",
-            f"{layer.predicted(budget.cost):.4g}",
-        )
-    if budget.rest:
-        table.add_row("(rest)", "", "", "", f"{budget.rest:.4g}", f"{budget.rest:.4g}")
+        figures = [
+            f"{figure:.4g}"
+            for budget in plan.budgets
+            for figure in (layer.costs[budget.cost].dense, layer.predicted(budget.cost))
+        ]
+        blocks = f"{layer.num_kept_blocks}/{layer.num_blocks}" if layer.is_sparse else "all"
+        table.add_row(layer.name, layer.layout, f"{layer.density:.1%}", blocks, *figures)
+    if any(budget.rest for budget in plan.budgets):
+        rests = [f"{budget.rest:.4g}" for budget in plan.budgets for _ in range(2)]
+        table.add_row("(rest)", "", "", "", *rests)
     return table
 
 

@@ -136,7 +136,7 @@ def small_plan() -> Plan:
         }
 
     return Plan(
-        schema_version=1,
+        schema_version=2,
         model="small",
         model_fingerprint="f" * 64,
         input_shapes=((1, 3, 8, 8),),
@@ -144,11 +144,14 @@ def small_plan() -> Plan:
         profile=PlanProfile(
             "made-up", "0" * 64, PlanMeasurement("a processor", "onnxruntime 1.0", 1, 0.7)
         ),
+        policy="cost",
         budgets=(PlanBudget("latency", "ms", 5.5, 3.0, 2.875, 0.5),),
         totals=(PlanBudget("flops", "FLOPs", 5e3, None, 2.25e3, 0.0),),
         not_priced={},
         unpriced_operations={},
         retained_value=0.75,
+        duality_gap=0.0,
+        warnings=(),
         schedule=Schedule(),
         layers=(
             PlanLayer("a.weight", "tile:32x1@16", 1000, 8, 3, 2.5, 0.3125, costs(4.0, 0.5)),

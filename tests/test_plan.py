@@ -18,7 +18,14 @@ from hypothesis import strategies as st
 
 from cost_models import CostModelError, LayerWorkload, Layout, cost_model
 from spartan_planner.errors import InfeasibleBudgetError, PlanError, UsageError
-from spartan_planner.planning import Budget, Schedule, make_plan, parse_budget
+from spartan_planner.planning import (
+    Budget,
+    LayerValues,
+    Schedule,
+    make_plan,
+    parse_budget,
+    value_curve,
+)
 from spartan_planner.planning.plan import profile_fingerprint
 from spartan_planner.profiling.treatments import candidate_layouts
 
@@ -31,13 +38,15 @@ def block_values(layer: LayerWorkload, layout: Layout) -> np.ndarray:
     return np.random.default_rng(len(sizes)).exponential(size=len(sizes)) * sizes
 
 
-def total_values(workload, layouts) -> dict[str, float]:
-    """The sum of the blocks of any layout; one each for layers without."""
-    totals = {}
-    for layer in workload.layers:
-        considered = layouts(layer)
-        totals[layer.name] = float(block_values(layer, considered[0]).sum()) if considered else 1.0
-    return totals
+class MadeUpWeights:
+    """The sum of the blocks of any layout is the layer's; one for layers without."""
+
+    def values(self, layer, layouts) -> LayerValues:
+        curves = tuple(
+            value_curve(block_values(layer, layout), layout.block_sizes(layer.shape.weight_shape))
+            for layout in layouts
+        )
+        return LayerValues(curves[0].value if curves else 1.0, curves)
 
 
 def lowerable(layer: LayerWorkload):
@@ -46,9 +55,8 @@ def lowerable(layer: LayerWorkload):
 
 def plan_for(text, workload=None, profile=None, layouts=lowerable, **options):
     workload = workload or small_workload()
-    budgets = [parse_budget(text)]
-    totals = total_values(workload, layouts)
-    return make_plan(workload, block_values, totals, budgets, layouts, profile=profile, **options)
+    budgets = [parse_budget(part) for part in text.split()]
+    return make_plan(workload, MadeUpWeights(), budgets, layouts, profile=profile, **options)
 
 
 def counted(plan, cost: str, profile=None) -> float:
@@ -164,10 +172,20 @@ def test_infeasible_budget_asks_for_one_that_is_feasible(text):
     assert plan.budget.predicted <= plan.budget.asked
 
 
-def test_exactly_one_budget_is_supported():
-    for budgets in ([], [Budget("flops", 0.5, True), Budget("params", 0.5, True)]):
-        with pytest.raises(UsageError, match="exactly one"):
-            make_plan(small_workload(), block_values, {}, budgets, lowerable)
+def test_a_budget_is_needed_and_one_on_each_cost():
+    for budgets in ([], [Budget("flops", 0.5, True), Budget("flops", 0.4, True)]):
+        with pytest.raises(UsageError, match="at least one, and at most one on each cost"):
+            make_plan(small_workload(), MadeUpWeights(), budgets, lowerable)
+
+
+def test_several_budgets_are_all_met():
+    plan = plan_for("flops=60% params=55% latency=70%", profile=small_profile())
+    assert [budget.cost for budget in plan.budgets] == ["flops", "params", "latency"]
+    for budget in plan.budgets:
+        assert budget.predicted <= budget.asked
+        assert budget.predicted == pytest.approx(
+            counted(plan, budget.cost, small_profile()), rel=ROUNDING
+        )
 
 
 def test_nothing_to_prune_is_refused():

@@ -43,7 +43,7 @@ def test_sparse_layers_and_predictions():
     ("path", "value", "where"),
     [
         ("colour", "red", "colour"),
-        ("schema_version", 2, "schema_version"),
+        ("schema_version", 1, "schema_version"),
         ("schema_version", "1", "schema_version"),
         ("model", None, "model"),
         ("model", 5, "model"),

@@ -21,6 +21,8 @@ from spartan_planner.cli.options import (
 from spartan_planner.console import show
 from spartan_planner.errors import UsageError
 from spartan_planner.planning import Plan, Schedule, parse_budget
+from spartan_planner.planning.bounds import parse_bounds
+from spartan_planner.planning.policies import parse_policy
 
 
 def plan_command(
@@ -41,6 +43,21 @@ def plan_command(
         list[str] | None,
         typer.Option("--layout", help="Layouts to choose from, such as tile:64x1@16."),
     ] = None,
+    policy: Annotated[
+        str, typer.Option("--policy", help="cost (the default), uniform, erk or magnitude.")
+    ] = "cost",
+    keep_dense: Annotated[
+        list[str] | None,
+        typer.Option("--keep-dense", help="Pattern of layers to leave dense: 'head*'."),
+    ] = None,
+    min_density: Annotated[
+        list[str] | None,
+        typer.Option("--min-density", help="Least density of layers: 'features.0*=50%'."),
+    ] = None,
+    layer_layout: Annotated[
+        list[str] | None,
+        typer.Option("--layer-layout", help="Layouts of layers: 'blocks.*=tile:64x1@16'."),
+    ] = None,
     beta: Annotated[
         float | None, typer.Option("--beta", help="Target sharpness of the soft mask.")
     ] = None,
@@ -54,6 +71,8 @@ def plan_command(
         raise UsageError(f"beta {beta} must be positive and finite")
     schedule = Schedule() if beta is None else Schedule(beta=beta)
     layouts = [Layout.parse(text) for text in layout or ()]
+    bounds = parse_bounds(keep_dense or (), min_density or (), layer_layout or ())
+    spread = parse_policy(policy)
     from spartan_planner.bundled_profiles import load_profile
     from spartan_planner.cli.load import load
     from spartan_planner.plan_model import plan
@@ -68,6 +87,8 @@ def plan_command(
         profile=device,
         layouts=layouts,
         schedule=schedule,
+        bounds=bounds,
+        policy=spread,
         model_name=model,
     )
     write_document(out, made)
@@ -75,29 +96,37 @@ def plan_command(
         print_json(plan_json(made))
         return
     show(plan_table(made))
-    show(totals_table((*made.budgets, *made.totals)))
+    show(totals_table(made.all_costs))
+    for warning in made.warnings:
+        show(f"note: {warning}")
     if made.unpriced_operations:
         names = ", ".join(f"{op} x{count}" for op, count in made.unpriced_operations.items())
         show(f"not in any cost, since no weight of a layer is consumed: {names}")
     for cost, reason in made.not_priced.items():
         show(f"{cost} cannot be told: {reason}")
-    show(f"retains {made.retained_value:.1%} of the sum of absolute weights")
+    show(
+        f"retains {made.retained_value:.1%} of the sum of absolute weights, at most "
+        f"{made.duality_gap:.2%} below the best within these budgets"
+    )
     show(f"written to {out}")
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
     """Return what ``plan --json`` prints."""
     plain = to_plain(plan)
-    cost = plan.budget.cost
+    first = plan.budgets[0]
     for layer, item in zip(plan.layers, plain["layers"], strict=True):
-        item["predicted"] = layer.predicted(cost)
-        item["unit"] = plan.budget.unit
+        item["predicted"] = layer.predicted(first.cost)
+        item["unit"] = first.unit
     return {
         "model": plan.model,
         "budgets": plain["budgets"],
         "totals": plain["totals"],
         "not_priced": plain["not_priced"],
         "unpriced_operations": plain["unpriced_operations"],
+        "policy": plan.policy,
         "retained_value": plan.retained_value,
+        "duality_gap": plan.duality_gap,
+        "warnings": list(plan.warnings),
         "layers": plain["layers"],
     }

@@ -154,7 +154,9 @@ def _as_executed_dense(metadata: ExportMetadata) -> ExportMetadata:
 def _paying_layouts(model: nn.Module, graph: ir.Model, plan: Plan) -> dict[str, Layout]:
     """Layouts of the weights whose sparse form is cheaper than the dense one, by graph name."""
     sizes = kept_sizes(model, plan)
-    costs = {layer.name: layer.costs[plan.budget.cost] for layer in plan.sparse_layers}
+    # A device's time decides whether a lowered form pays; without it, what was asked for.
+    cost = "latency" if any(b.cost == "latency" for b in plan.all_costs) else plan.budgets[0].cost
+    costs = {layer.name: layer.costs[cost] for layer in plan.sparse_layers}
     names = _graph_names(model, graph)
     return {
         names.get(layer.name, layer.name): Layout.parse(layer.layout)

@@ -83,16 +83,16 @@ def allocate(
         InfeasibleBudgetError: no choice was found that meets the budgets.
     """
     if np.any(least_costs(layers) > budgets):
-        raise InfeasibleBudgetError(_infeasible(layers, budgets))
+        raise InfeasibleBudgetError(infeasible(layers, budgets))
     found = find_prices(layers, budgets)
     if found is None:
-        raise InfeasibleBudgetError(_infeasible(layers, budgets))
+        raise InfeasibleBudgetError(infeasible(layers, budgets))
     priced, bound = found
     chosen = [treatment.candidate for treatment in priced.best]
-    filled = _settled(layers, chosen, priced.prices, budgets)
-    if filled is None:
-        raise InfeasibleBudgetError(_infeasible(layers, budgets))
-    chosen, filled = filled
+    settled = _settled(layers, chosen, priced.prices, budgets)
+    if settled is None:
+        raise InfeasibleBudgetError(infeasible(layers, budgets))
+    chosen, filled = settled
     # On blocks so fine that the prefix is as good as the bound there is nothing to exchange.
     if filled.value < bound * (1 - _FINE_GAP):
         filled = fill(layers, chosen, priced.prices, budgets, with_exchange=True) or filled
@@ -203,12 +203,11 @@ def dearest_layers(layers: Sequence[LayerCandidates], budget: int = 0) -> str:
     )
 
 
-def _infeasible(layers: Sequence[LayerCandidates], budgets: Costs) -> str:
+def infeasible(layers: Sequence[LayerCandidates], budgets: Costs) -> str:
+    """Return the sentence that says why budgets cannot be met."""
     least = least_costs(layers)
     if np.all(least <= budgets):
-        return (
-            "the budgets cannot be met together, though each could alone; loosen one of them"
-        )
+        return "the budgets cannot be met together, though each could alone; loosen one of them"
     index = int(np.argmax(least / budgets))
     return (
         f"a budget of {budgets[index]:.4g} for the layers cannot be reached: they cost at least "

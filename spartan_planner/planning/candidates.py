@@ -65,4 +65,5 @@ class LayerCandidates:
     def least_cost(self) -> Costs:
         """``[budgets]``, the least that the layer can cost, each budget looked at alone."""
         costs = [self.dense, *(c.cost(c.least.size) for c in self.sparse)]
-        return np.min(costs, axis=0)
+        least: Costs = np.min(costs, axis=0)
+        return least

@@ -1,6 +1,7 @@
 """plan.yaml: what a plan says."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -59,6 +60,8 @@ class PlanBudget:
         predicted: cost of the planned model; at most ``asked``.
         rest: part of all three that belongs to no layer.
         is_relative: whether the limit was asked for as a share of dense.
+        price: value per unit of cost at which a block is just worth keeping; 0 where the budget
+            does not bind.
     """
 
     cost: str
@@ -68,6 +71,7 @@ class PlanBudget:
     predicted: float
     rest: float
     is_relative: bool = False
+    price: float = 0.0
 
 
 @document
@@ -166,26 +170,32 @@ class Plan:
         input_shapes: shapes of the example inputs.
         input_dtypes: their element types, such as ``float32``.
         profile: the profile it was made with; ``None`` where no device was needed.
+        policy: how kept weights are spread over the layers.
         budgets: the costs that were asked for.
         totals: other costs, for information.
         not_priced: cost models that could not tell, with the reason.
         unpriced_operations: operations that no cost of this plan contains, and their calls.
         retained_value: share of the sum of absolute weights of all layers that is kept.
+        duality_gap: share by which the retained value may fall short of the best at most.
+        warnings: what a user should know before training.
         schedule: how to train.
         layers: every layer of the workload.
     """
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     model: str
     model_fingerprint: str
     input_shapes: tuple[tuple[int, ...], ...]
     input_dtypes: tuple[str, ...]
     profile: PlanProfile | None
+    policy: str
     budgets: tuple[PlanBudget, ...]
     totals: tuple[PlanBudget, ...]
     not_priced: dict[str, str]
     unpriced_operations: dict[str, int]
     retained_value: float
+    duality_gap: float
+    warnings: tuple[str, ...]
     schedule: Schedule
     layers: tuple[PlanLayer, ...]
 
@@ -204,10 +214,29 @@ class Plan:
             if budget.asked is None or budget.predicted > budget.asked:
                 raise ValueError(f"the predicted {budget.cost} is above what was asked")
 
+    def blended(self, figures: Mapping[str, float]) -> float:
+        """Return ``sum_k price_k * figure_k`` over the budgets: one cost for all (DESIGN 4.8)."""
+        return sum(weight * figures[cost] for cost, weight in self.blend.items())
+
+    @property
+    def blend(self) -> dict[str, float]:
+        """Weight of each budgeted cost in the blended cost.
+
+        Their prices; where no budget binds, each counts by its limit.
+        """
+        if any(budget.price > 0 for budget in self.budgets):
+            return {budget.cost: budget.price for budget in self.budgets}
+        return {b.cost: 1 / b.asked if b.asked else 1.0 for b in self.budgets}
+
     @property
     def budget(self) -> PlanBudget:
-        """The cost that training is held to."""
+        """The first of the budgets."""
         return self.budgets[0]
+
+    @property
+    def all_costs(self) -> tuple[PlanBudget, ...]:
+        """What was asked for and what is only reported."""
+        return (*self.budgets, *self.totals)
 
     @property
     def sparse_layers(self) -> tuple[PlanLayer, ...]:
@@ -217,7 +246,7 @@ class Plan:
     def predicted(self, cost: str, kept_sizes: dict[str, float] | None = None) -> float:
         """Return a cost of the whole model, with other sizes of what is kept where given."""
         kept = kept_sizes or {}
-        total = next(item for item in (*self.budgets, *self.totals) if item.cost == cost)
+        total = next(item for item in self.all_costs if item.cost == cost)
         return total.rest + sum(
             layer.predicted(cost, kept.get(layer.name)) for layer in self.layers
         )

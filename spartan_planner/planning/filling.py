@@ -110,13 +110,13 @@ class _Filling:
         while not self._fits(self._counts_at(high)):
             low, high = high, high * 2
             if not np.isfinite(high):
-                return self._completed(least, np.inf)
+                return self._completed(least)
         for _ in range(_NUM_BISECTIONS):
             middle = (low + high) / 2
             if middle in (low, high):
                 break
             low, high = (low, middle) if self._fits(self._counts_at(middle)) else (middle, high)
-        return self._completed(self._counts_at(high), high)
+        return self._completed(self._counts_at(high))
 
     def slack(self, counts: Sequence[int]) -> Costs:
         """Return what is left of the budgets."""
@@ -142,7 +142,7 @@ class _Filling:
     def _fits(self, counts: Sequence[int]) -> bool:
         return bool(np.all(self._cost(counts) <= self.budgets))
 
-    def _completed(self, counts: list[int], multiple: float) -> list[int]:
+    def _completed(self, counts: list[int]) -> list[int]:
         """Add the blocks that come next, layer by layer, as many as still fit."""
         order = sorted(range(len(counts)), key=lambda i: -self._next_ratio(i, counts[i]))
         for index in order:

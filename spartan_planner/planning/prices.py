@@ -3,7 +3,8 @@
 At prices ``lambda`` (one per budget, value per unit of cost) every layer takes the treatment with
 the highest score
 
-    sparse:  sum_b max(v_b - lambda.s size_b, 0) - lambda.fixed       dense:  sum_b v_b - lambda.dense
+    sparse:  sum_b max(v_b - lambda.s size_b, 0) - lambda.fixed
+    dense:   sum_b v_b - lambda.dense
 
 and ``g(lambda) = sum of the best scores + lambda.budget`` bounds the value of every choice within
 the budgets from above.  ``g`` is convex; its least value gives the prices and the tightest bound.
@@ -64,7 +65,8 @@ class Priced:
     @property
     def cost(self) -> Costs:
         """``[budgets]``, cost of the best treatments."""
-        return np.sum([t.cost for t in self.best], axis=0)
+        total: Costs = np.sum([t.cost for t in self.best], axis=0)
+        return total
 
     def bound(self, budgets: Costs) -> float:
         """Return ``g``: no choice within the budgets retains more."""
@@ -156,6 +158,9 @@ def _lowest_cut(
         bounds=[(0.0, limit / scale)] * num + [(None, None)],
         method="highs",
     )
+    # Cuts over a box always have a lowest point.
+    assert result.x is not None
+    assert result.fun is not None
     point: NDArray[np.float64] = result.x[:num] * scale
     return point, float(result.fun) * scale
 

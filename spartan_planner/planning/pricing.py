@@ -52,7 +52,7 @@ def price_model(
 
 
 def price_by_others(
-    known: PricedModel,
+    known: Sequence[PricedModel],
     workload: Workload,
     layouts: Sequence[Layout | None],
     profile: DeviceProfile | None,
@@ -67,7 +67,7 @@ def price_by_others(
     priced: list[PricedModel] = []
     reasons: dict[str, str] = {}
     for name in cost_model_names():
-        if name == known.cost:
+        if name in {priced_model.cost for priced_model in known}:
             continue
         try:
             model = cost_model(name)

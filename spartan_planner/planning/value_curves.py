@@ -121,10 +121,10 @@ def value_curve(values: NDArray[np.floating], sizes: NDArray[np.floating]) -> Va
     if values.size <= MAX_EXACT_BLOCKS:
         ratios = values.astype(np.float64) / sizes
         order = np.argsort(-ratios, kind="stable")
-        return ValueCurve(ratios[order], np.ones(order.size, np.int64), np.float64(sizes[order]))
-    parts = [
-        histogram_of(values[sizes == size], float(size)) for size in np.unique(sizes)[::-1]
-    ]
+        return ValueCurve(
+            ratios[order], np.ones(order.size, np.int64), sizes[order].astype(np.float64)
+        )
+    parts = [histogram_of(values[sizes == size], float(size)) for size in np.unique(sizes)[::-1]]
     return merged_curve(parts)
 
 
@@ -150,7 +150,7 @@ def histogram_of(values: NDArray[np.floating], size: float = 1.0) -> Histogram:
     narrow = np.ascontiguousarray(values, np.float32).reshape(-1)
     keys = narrow.view(np.int32) >> _KEY_SHIFT
     counts = np.bincount(keys)
-    sums = np.bincount(keys, weights=narrow)
+    sums: NDArray[np.float64] = np.bincount(keys, weights=narrow).astype(np.float64)
     filled = np.flatnonzero(counts)
     return Histogram(filled, counts[filled], sums[filled], size)
 

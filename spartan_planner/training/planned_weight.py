@@ -35,10 +35,9 @@ class PlannedWeight:
     hard: Tensor | None = None
 
     @staticmethod
-    def of(layer: PlanLayer, parameter: nn.Parameter, cost: str) -> "PlannedWeight":
-        """Make the planned weight of a sparse layer for the budgeted cost."""
-        layout = Layout.parse(layer.layout)
-        return PlannedWeight(layer.name, parameter, layout, layer.costs[cost].per_block)
+    def of(layer: PlanLayer, parameter: nn.Parameter, cost_per_block: float) -> "PlannedWeight":
+        """Make the planned weight of a sparse layer."""
+        return PlannedWeight(layer.name, parameter, Layout.parse(layer.layout), cost_per_block)
 
     @property
     def kept_size(self) -> float:

@@ -9,7 +9,7 @@ holds truly sparse weights.
 import math
 import warnings
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,10 +18,20 @@ from torch.optim import Optimizer
 
 from spartan_planner.errors import TrainingError
 from spartan_planner.planned_parameters import planned_parameters
-from spartan_planner.planning import ROUNDING, Plan, PlanLayer
+from spartan_planner.planning import Plan, PlanLayer
+from spartan_planner.training.block_budgets import BlockBudgets
 from spartan_planner.training.planned_weight import PlannedWeight
 from spartan_planner.training.schedules import SchedulePoint, schedule_point
-from spartan_planner.transport import soft_topk_gradient, solve_hard_topk, solve_soft_topk
+from spartan_planner.transport import (
+    HardSelection,
+    soft_topk_gradient,
+    solve_hard_topk,
+    solve_soft_topk,
+)
+
+_BUDGET_STEP, _BUDGET_RECOVERY = 1e-3, 1.01
+"""Where one of several budgets is exceeded the blended one is lowered by the overrun and this
+share; it recovers by one percent a step."""
 
 _SPARSIFIED: "weakref.WeakSet[Optimizer]" = weakref.WeakSet()
 """Optimizers that have a sparsifier: two would undo each other."""
@@ -53,9 +63,11 @@ class Sparsifier:
         self.num_steps_done = 0
         self.price: float | None = None
         self._weights = [
-            PlannedWeight.of(layer, parameters[layer.name], plan.budget.cost)
+            PlannedWeight.of(layer, parameters[layer.name], plan.blended(_per_block(layer)))
             for layer in plan.sparse_layers
         ]
+        self._budgets = BlockBudgets.of(plan, [weight.num_protected for weight in self._weights])
+        self._budget_share = 1.0
         self._is_frozen = False
         self._beta = 0.0
         self._last_point = schedule_point(plan.schedule, 0, total_steps)
@@ -78,7 +90,7 @@ class Sparsifier:
     def stats(self) -> dict[str, Any]:
         """Figures for a logger: what each layer keeps, price, beta, predicted cost."""
         kept = {w.name: w.kept_size for w in self._weights if w.hard is not None}
-        budget = self.plan.budget
+        budget = self.plan.budgets[0]
         return {
             "step": self.num_steps_done,
             "price": self.price,
@@ -86,6 +98,9 @@ class Sparsifier:
             "kept_sizes": kept,
             "predicted": self.plan.predicted(budget.cost, kept),
             "unit": budget.unit,
+            "costs": {
+                item.cost: self.plan.predicted(item.cost, kept) for item in self.plan.budgets
+            },
         }
 
     def finalize(self) -> None:
@@ -180,28 +195,35 @@ class Sparsifier:
         costs = [weight.cost_per_block for weight in self._weights]
         names = [weight.name for weight in self._weights]
         everything = sum(c * v.numel() for c, v in zip(costs, values, strict=True))
-        target = min(self._budget_for_blocks(), everything)
+        target = min(self._budgets.blended_limit, everything)
         budget = target + (everything - target) * point.budget_share
+        hard = solve_hard_topk(values, costs, budget, names=names)
+        if len(self.plan.budgets) > 1 and point.budget_share == 0.0:
+            budget, hard = self._within_every_budget(values, costs, target)
         self._beta = point.beta * math.sqrt(self._value_scale)
         soft = solve_soft_topk(
             values, costs, budget, self._beta, initial_price=self.price, names=names
         )
-        hard = solve_hard_topk(values, costs, budget, names=names)
         self.price = soft.price
         for weight, m, h in zip(self._weights, soft.masks, hard.masks, strict=True):
             weight.set_masks(m, h)
 
-    def _budget_for_blocks(self) -> float:
-        """What the budget leaves for the blocks that compete."""
-        budget = self.plan.budget
-        assert budget.asked is not None
-        taken = budget.rest
-        for layer in self.plan.layers:
-            taken += (
-                layer.costs[budget.cost].fixed if layer.is_sparse else layer.predicted(budget.cost)
-            )
-        taken += sum(weight.cost_per_block * weight.num_protected for weight in self._weights)
-        return max(0.0, budget.asked * (1 - ROUNDING) - taken)
+    def _within_every_budget(
+        self, values: Sequence[Tensor], costs: Sequence[float], target: float
+    ) -> tuple[float, HardSelection]:
+        """Lower the blended budget until no single budget is exceeded.
+
+        The share found carries over to the next step, where a little more is tried first.
+        """
+        self._budget_share = min(1.0, self._budget_share * _BUDGET_RECOVERY)
+        while True:
+            budget = target * self._budget_share
+            hard = solve_hard_topk(values, costs, budget)
+            kept = [float(mask.count_nonzero()) for mask in hard.masks]
+            overrun = self._budgets.overrun(kept)
+            if overrun <= 1.0 or budget <= 0.0:
+                return budget, hard
+            self._budget_share = self._budget_share / overrun * (1 - _BUDGET_STEP)
 
 
 def _require_owned(parameters: Mapping[str, nn.Parameter], optimizer: Optimizer) -> None:
@@ -222,6 +244,10 @@ def _refuse_closure(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[st
             "optimizer.step(closure) is not supported: the closure would see dense weights; "
             "call backward() first and step() without arguments"
         )
+
+
+def _per_block(layer: PlanLayer) -> dict[str, float]:
+    return {name: cost.per_block for name, cost in layer.costs.items()}
 
 
 def _mean_block_elements(layers: tuple[PlanLayer, ...]) -> float:
