@@ -10,6 +10,8 @@ from spartan_planner.planning.candidates import Costs, LayerCandidates, SparseCa
 from spartan_planner.planning.exchange import exchanged
 
 _NUM_BISECTIONS = 100
+_GREATEST_MULTIPLE = 1e15
+"""Beyond this multiple of its price no block is worth keeping."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class _Filling:
         low, high = 0.0, 1.0
         while not self._fits(self._counts_at(high)):
             low, high = high, high * 2
-            if not np.isfinite(high):
+            if high > _GREATEST_MULTIPLE:
                 return self._completed(least)
         for _ in range(_NUM_BISECTIONS):
             middle = (low + high) / 2

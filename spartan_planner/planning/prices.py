@@ -24,6 +24,8 @@ _NUM_BISECTIONS = 80
 _NUM_CUTS = 80
 _RELATIVE_GAP = 1e-6
 """The prices are near enough when no others could lower the bound by more than this share."""
+_GREATEST_MULTIPLE = 1e15
+"""Beyond this multiple of value per cost every treatment is as cheap as it can be."""
 _LEAST_SHARE = 1e-6
 """Share of the price that a budget without a price of its own gets, so that it orders blocks that
 cost nothing else."""
@@ -170,12 +172,12 @@ def _least_multiple(
 ) -> Priced | None:
     value = sum(layer.value for layer in layers)
     spent = float(direction @ np.sum([layer.dense for layer in layers], axis=0))
-    high = value / spent if value > 0 and spent > 0 else 1.0
-    low = 0.0
+    start = value / spent if value > 0 and spent > 0 else 1.0
+    low, high = 0.0, start
     priced = at_prices(layers, high * direction)
     while not np.all(priced.cost <= budgets):
         low, high = high, high * 2
-        if not np.isfinite(high):
+        if high > _GREATEST_MULTIPLE * start:
             return None
         priced = at_prices(layers, high * direction)
     for _ in range(_NUM_BISECTIONS):
