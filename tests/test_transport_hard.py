@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spartan_planner.errors import TransportError
-from spartan_planner.transport import SelectionStatus, location, sampling, solve_hard_topk
+from spartan_planner.transport import SelectionStatus, packing, sampling, solve_hard_topk
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -55,7 +55,7 @@ def test_equals_the_definition(monkeypatch, sample, kind, dtype):
     # Integer costs and budgets make the reference's float sums exact.
     if sample is not None:
         monkeypatch.setattr(sampling, "SAMPLE_BLOCKS", sample)
-        monkeypatch.setattr(location, "SAMPLE_BLOCKS", sample)
+        monkeypatch.setattr(packing, "PACKED_BLOCKS", sample)
     generator = torch.Generator().manual_seed(1)
     for size in (1, 2, 100, 5000):
         for costs in ((1, 1, 1), (3, 1, 7), (1, 4096, 1 << 20)):

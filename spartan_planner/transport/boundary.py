@@ -16,6 +16,8 @@ from spartan_planner.transport.problem import exact_cost
 
 #: Bins of one radix level, the only thing beside scalars that ranks exchange.
 RADIX_BINS = 2048
+# So few candidates are told apart one by one, where another level would read more bins.
+_FEW = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class KeyInterval:
 
 @dataclass(frozen=True)
 class Pool:
-    """Candidate blocks: ``keys`` int64 [p] and ``segments`` int64 [p], in order of position."""
+    """Candidate blocks in any order: ``keys`` int64 [p] and ``segments`` int64 [p]."""
 
     keys: Tensor
     segments: Tensor
@@ -110,6 +112,29 @@ def narrowed(
     return KeyInterval(low, high, tuple(kept.tolist()))
 
 
+def _boundary_of_few(
+    pool: Pool, interval: KeyInterval, costs: Sequence[float], budget: float
+) -> Boundary:
+    """Find the boundary block by bisection over the distinct keys of a few candidates."""
+    keys: Tensor = torch.unique(pool.keys)
+    above = torch.tensor(interval.above)
+
+    def kept_from(place: int) -> Tensor:
+        chosen = pool.segments[pool.keys >= keys[place]]
+        return above + torch.bincount(chosen, minlength=len(costs)).cpu()
+
+    fits, fails, kept = keys.numel(), 0, above
+    while fits - fails > 1:
+        middle = (fits + fails) // 2
+        counts = kept_from(middle)
+        if exact_cost(counts.tolist(), costs) <= budget:
+            fits, kept = middle, counts
+        else:
+            fails = middle
+    ties = kept_from(fails) - kept
+    return Boundary(int(keys[fails]), tuple(kept.tolist()), tuple(ties.tolist()))
+
+
 def find_boundary(
     pool: Pool,
     interval: KeyInterval,
@@ -119,6 +144,11 @@ def find_boundary(
 ) -> Boundary:
     """Find the boundary block among the candidates of all ranks, a radix level at a time."""
     count = len(costs)
+    while process_group is None and not interval.is_single and pool.keys.numel() > _FEW:
+        interval = narrowed(interval, pool.histogram(interval, count), costs, budget)
+        pool = pool.within(interval)
+    if process_group is None:
+        return _boundary_of_few(pool, interval, costs, budget)
     histogram = sum_over_ranks(pool.histogram(interval, count), process_group)
     while not interval.is_single:
         interval = narrowed(interval, histogram, costs, budget)

@@ -15,7 +15,7 @@ from spartan_planner.errors import TransportError
 from spartan_planner.transport.collective import sum_over_ranks
 from spartan_planner.transport.passes import chunk_bounds, chunk_size, cost_chunk
 from spartan_planner.transport.price import check_beta
-from spartan_planner.transport.problem import Cost, build_problem
+from spartan_planner.transport.problem import Cost, NormalisedCost, ScaledCosts, build_problem
 
 
 def soft_topk_gradient(
@@ -67,7 +67,7 @@ def _arithmetic(mask: Tensor) -> torch.dtype:
     return torch.promote_types(mask.dtype, torch.float32)
 
 
-def _weighted_sums(mask: Tensor, gradient: Tensor, cost: Cost) -> Tensor:
+def _weighted_sums(mask: Tensor, gradient: Tensor, cost: NormalisedCost) -> Tensor:
     """Return sum g r and sum c r, float64 [2]; r = m (1 - m)."""
     arithmetic, size = _arithmetic(mask), chunk_size(mask.device)
     total = torch.zeros(2, dtype=torch.float64, device=mask.device)
@@ -76,7 +76,7 @@ def _weighted_sums(mask: Tensor, gradient: Tensor, cost: Cost) -> Tensor:
         part = mask[start:stop].to(arithmetic)
         spread = torch.addcmul(part, part, part, value=-1.0, out=scratch[: stop - start])
         total[0] += spread @ gradient[start:stop].to(arithmetic)
-        if isinstance(cost, Tensor):
+        if isinstance(cost, ScaledCosts):
             total[1] += spread @ cost[start:stop].to(arithmetic)
         else:
             total[1] += cost * spread.sum().double()
@@ -84,7 +84,7 @@ def _weighted_sums(mask: Tensor, gradient: Tensor, cost: Cost) -> Tensor:
 
 
 def _value_gradient(
-    mask: Tensor, gradient: Tensor, cost: Cost, beta: float, shared: float
+    mask: Tensor, gradient: Tensor, cost: NormalisedCost, beta: float, shared: float
 ) -> Tensor:
     """Return beta r (g / c - shared), in the dtype of the gradient."""
     arithmetic, size = _arithmetic(mask), chunk_size(mask.device)

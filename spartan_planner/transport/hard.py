@@ -17,6 +17,7 @@ from spartan_planner.transport.collective import counts_by_rank, own_rank
 from spartan_planner.transport.comparisons import position_after
 from spartan_planner.transport.float_order import least_value_at_ratio, value_of
 from spartan_planner.transport.location import locate_boundary
+from spartan_planner.transport.packing import Pack, pack
 from spartan_planner.transport.passes import chunk_bounds, chunk_size
 from spartan_planner.transport.problem import Problem, build_problem, exact_cost
 from spartan_planner.transport.results import HardSelection, SelectionStatus
@@ -54,14 +55,15 @@ def solve_hard_topk(
     masks = tuple(
         torch.empty(value.shape, dtype=torch.bool, device=value.device) for value in values
     )
-    extremes = checked_extremes(problem, problem.costs) if problem.num_blocks else (0.0, 0.0)
+    packed = pack(problem, costs)
+    extremes = checked_extremes(problem, costs, packed) if problem.num_blocks else (0.0, 0.0)
     if problem.budget >= problem.total:
         return _uniform(masks, True, -math.inf, problem.total, problem.num_blocks)
     if problem.budget <= 0.0:
         return _uniform(masks, False, math.inf, 0.0, 0)
-    boundary = locate_boundary(problem, costs, extremes)
+    boundary = locate_boundary(problem, costs, extremes, packed)
     kept_ties = admitted_ties(boundary, costs, problem.budget)
-    _write(masks, problem, boundary, _own_share(problem, costs, boundary, kept_ties))
+    _write(masks, problem, boundary, _own_share(problem, costs, boundary, kept_ties), packed)
     kept = [above + ties for above, ties in zip(boundary.above, kept_ties, strict=True)]
     return HardSelection(
         masks,
@@ -124,18 +126,41 @@ def _own_share(
 
 
 def _write(
-    masks: Sequence[Tensor], problem: Problem, boundary: Boundary, kept_ties: Sequence[int]
+    masks: Sequence[Tensor],
+    problem: Problem,
+    boundary: Boundary,
+    kept_ties: Sequence[int],
+    pack: Pack,
 ) -> None:
     """Write the masks: everything above the boundary, and the first of the tied blocks."""
-    for mask, segment, cost, kept in zip(
-        masks, problem.segments, problem.costs, kept_ties, strict=True
-    ):
+    flat_masks = [mask.view(-1) for mask in masks]
+    _write_packed([flat_masks[index] for index in pack.indices], boundary, kept_ties, pack)
+    packed = frozenset(pack.indices)
+    for index, (flat, segment) in enumerate(zip(flat_masks, problem.segments, strict=True)):
+        if index in packed or not segment.numel():
+            continue
+        cost, kept = problem.costs[index], kept_ties[index]
         assert not isinstance(cost, Tensor)
         low, high = _tie_bounds(boundary, cost, segment.dtype)
         cut = position_after(segment, low, high, kept) if kept and low < high else 0
-        flat = mask.view(-1)
         _compare(flat[:cut], segment[:cut], low)
         _compare(flat[cut:], segment[cut:], high)
+
+
+def _write_packed(
+    flat_masks: Sequence[Tensor], boundary: Boundary, kept_ties: Sequence[int], pack: Pack
+) -> None:
+    """Write the masks of the small segments."""
+    if not pack.indices:
+        return
+    kept = pack.keys > boundary.key
+    first = 0
+    for index, size in zip(pack.indices, pack.sizes, strict=True):
+        if kept_ties[index]:
+            tied = (pack.keys[first : first + size] == boundary.key).nonzero().squeeze(1)
+            kept[first + tied[: kept_ties[index]]] = True
+        first += size
+    pack.split(kept, flat_masks)
 
 
 def _compare(out: Tensor, values: Tensor, threshold: float) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from spartan_planner.transport.narrow import narrow_logit
-from spartan_planner.transport.problem import Cost
+from spartan_planner.transport.problem import Cost, NormalisedCost, ScaledCosts
 from spartan_planner.transport.results import Price
 from spartan_planner.transport.root import Sums
 
@@ -30,7 +30,7 @@ class Segment:
     """Flat values and the mean-normalised cost of a block, one or one per element."""
 
     values: Tensor
-    cost: Cost
+    cost: Cost | NormalisedCost
 
 
 def chunk_size(device: torch.device) -> int:
@@ -44,9 +44,9 @@ def chunk_bounds(length: int, size: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + size, length)
 
 
-def cost_chunk(cost: Cost, start: int, stop: int) -> Cost:
+def cost_chunk(cost: Cost | NormalisedCost, start: int, stop: int) -> Cost:
     """Return the costs of elements start to stop: the number itself, or a slice."""
-    return cost[start:stop] if isinstance(cost, Tensor) else cost
+    return cost[start:stop] if isinstance(cost, Tensor | ScaledCosts) else cost
 
 
 def is_narrow_safe(segments: Sequence[Segment], price: Price, beta: float) -> bool:
@@ -56,7 +56,7 @@ def is_narrow_safe(segments: Sequence[Segment], price: Price, beta: float) -> bo
     error is about ``beta * |price| * 2**-48``; 1e7 keeps it below 1e-7.
     """
     for segment in segments:
-        if isinstance(segment.cost, Tensor) or segment.values.dtype == torch.float64:
+        if isinstance(segment.cost, Tensor | ScaledCosts) or segment.values.dtype == torch.float64:
             return False
         if beta / segment.cost > _NARROW_RANGE or segment.cost * abs(price.anchor) > _NARROW_RANGE:
             return False
@@ -79,7 +79,7 @@ def fill_logits(out: Tensor, values: Tensor, cost: Cost, price: Price, beta: flo
 
 def segment_extremes(segment: Segment) -> Tensor:
     """Return the least and the greatest z = v / c, float64 [2]; NaN if any value is."""
-    if not isinstance(segment.cost, Tensor):
+    if not isinstance(segment.cost, Tensor | ScaledCosts):
         low, high = torch.aminmax(segment.values)
         return torch.stack([low, high]).double() / segment.cost
     ends = []
