@@ -15,7 +15,6 @@ from spartan_planner.transport.float_order import order_keys
 from spartan_planner.transport.problem import Cost, NormalisedCost, Problem, ScaledCosts
 from spartan_planner.transport.results import Price
 
-
 #: Blocks that may be packed: two megabytes with their costs.
 PACKED_BLOCKS = 1 << 17
 

@@ -11,12 +11,12 @@ from torch import Tensor
 from spartan_planner.errors import TransportError
 from spartan_planner.transport.backend import mask_sums, write_masks
 from spartan_planner.transport.collective import sum_over_ranks
+from spartan_planner.transport.packing import Pack, is_wholly_packed, pack
 from spartan_planner.transport.passes import (
     Segment,
     as_sums,
     is_narrow_safe,
 )
-from spartan_planner.transport.packing import Pack, is_wholly_packed, pack
 from spartan_planner.transport.problem import Cost, Problem, build_problem
 from spartan_planner.transport.results import Price, PriceSolution, SelectionStatus
 from spartan_planner.transport.root import Root, RootProblem, Sums, find_root, price_bracket

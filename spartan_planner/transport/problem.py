@@ -48,9 +48,9 @@ _VALUE_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 class Problem:
     """Values in segments, the cost of a block in each, and a budget.
 
-    ``segments`` are flat; ``costs`` as given (flat where there is one per element); ``counts`` blocks per segment over all ranks;
-    ``local_costs`` the cost of this rank's blocks of each segment;
-    ``unit`` the mean cost of a block; ``total`` the cost of all blocks and ``budget``, both in
+    ``segments`` are flat; ``costs`` as given (flat where there is one per element); ``counts``
+    blocks per segment over all ranks; ``local_costs`` the cost of this rank's blocks of each
+    segment; ``unit`` the mean cost of a block; ``total`` the cost of all blocks and ``budget``, both in
     the unit of the costs.
     """
 
@@ -168,7 +168,7 @@ def are_positive(costs: Tensor) -> bool:
         return True
     least, greatest = torch.aminmax(costs.detach())
     # A NaN makes both NaN, and no comparison holds.
-    return 0.0 < float(least) and float(greatest) < math.inf
+    return float(least) > 0.0 and float(greatest) < math.inf
 
 
 def cost_chunks(costs: Tensor) -> tuple[Tensor, ...]:

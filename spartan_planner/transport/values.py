@@ -33,6 +33,13 @@ def checked_extremes(
     return least, -greatest
 
 
+def is_finite(values: Tensor) -> bool:
+    """Say whether no value is NaN or infinite, without a temporary of their size."""
+    if not values.numel():
+        return True
+    return bool(torch.isfinite(torch.stack(torch.aminmax(values.detach()))).all())
+
+
 def _local_extremes(
     problem: Problem, costs: Sequence[Cost | NormalisedCost], pack: Pack
 ) -> tuple[Tensor, Tensor]:
