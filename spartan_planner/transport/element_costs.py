@@ -74,14 +74,11 @@ class _Costs:
         """Return the limbs of the cost in every bin, int64 [limbs, bins], and counts [bins]."""
         table, counts = torch.zeros(0, RADIX_BINS, dtype=torch.int64), torch.zeros(1)
         for keys, costs in read():
-            chosen = (keys >= interval.low) & (keys < interval.high)
-            inside = costs[chosen]
-            if not inside.numel():
-                continue
-            bins = key_bins(keys[chosen], interval)
+            keys, costs = _within(keys, costs, interval)
+            bins = key_bins(keys, interval)
             rows = [
                 torch.bincount(bins, limb, minlength=RADIX_BINS).long()
-                for limb in self.scale.limbs(inside)
+                for limb in self.scale.limbs(costs)
             ]
             table = padded(table.to(bins.device), len(rows))
             table[: len(rows)] += torch.stack(rows)
@@ -167,12 +164,19 @@ def _pool_limit(num_blocks: int) -> int:
     return max(_LEAST_POOL, int(num_blocks * _POOL_FRACTION))
 
 
+def _within(keys: Tensor, costs: Tensor, interval: KeyInterval) -> tuple[Tensor, Tensor]:
+    """Return the keys inside an interval, and their costs."""
+    inside = (keys >= interval.low) & (keys < interval.high)
+    if bool(inside.all()):
+        return keys, costs
+    return keys[inside], costs[inside]
+
+
 def _pooled(read: Read, interval: KeyInterval) -> Read:
     """Read once and keep what lies in the interval."""
     kept = []
     for keys, costs in read():
-        inside = (keys >= interval.low) & (keys < interval.high)
-        kept.append((keys[inside], costs[inside]))
+        kept.append(_within(keys, costs, interval))
     pool = torch.cat([keys for keys, _ in kept]), torch.cat([costs for _, costs in kept])
     return lambda: iter([pool])
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from spartan_planner.errors import TransportError
 from spartan_planner.transport.exact_sums import rounded_sum
-from spartan_planner.transport.gradient import soft_topk_gradient
+from spartan_planner.transport.gradient import gradient_into
 from spartan_planner.transport.hard import select_into
 from spartan_planner.transport.passes import chunk_bounds
 from spartan_planner.transport.price import check_beta
@@ -206,8 +206,8 @@ def _row_gradients(mask: Tensor, costs: Tensor, beta: float, gradient: Tensor) -
     result = torch.empty_like(gradient, memory_format=torch.contiguous_format)
     if problem.is_long:
         for index in range(mask.shape[0]):
-            args = [mask[index]], [problem.row_cost(index)], beta, [gradient[index]]
-            result[index] = soft_topk_gradient(*args)[0]
+            row = [mask[index]], [problem.row_cost(index)], beta, [gradient[index]]
+            gradient_into([result[index]], *row)
         return result
     rows_per_chunk = max(_ROW_CHUNK // max(mask.shape[1], 1), 1)
     for start, stop in chunk_bounds(mask.shape[0], rows_per_chunk):

@@ -54,7 +54,8 @@ class Pack:
     @cached_property
     def segments(self) -> Tensor:
         """The place in the problem of every block's segment, int64 [m]."""
-        return spread(torch.tensor(self.indices, device=self.ratios.device), self.sizes)
+        places = torch.tensor(self.indices, dtype=torch.int64, device=self.ratios.device)
+        return spread(places, self.sizes)
 
     def masks(self, price: Price, beta: float) -> Tensor:
         """Return the soft masks, float64 [m]."""
@@ -87,7 +88,7 @@ def is_wholly_packed(problem: Problem) -> bool:
 
 def spread(per_segment: Tensor, sizes: Sequence[int]) -> Tensor:
     """Repeat each segment's entry for each of its blocks."""
-    counts = torch.tensor(sizes, device=per_segment.device)
+    counts = torch.tensor(sizes, dtype=torch.int64, device=per_segment.device)
     return per_segment.repeat_interleave(counts, output_size=sum(sizes))
 
 

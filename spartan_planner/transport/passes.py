@@ -38,6 +38,15 @@ def chunk_size(device: torch.device) -> int:
     return _CPU_CHUNK if device.type == "cpu" else _GPU_CHUNK
 
 
+def chunk_size_of(segment: "Segment") -> int:
+    """Return how many elements of a segment one operation works on.
+
+    Costs per element are two more float64 temporaries: half as many.
+    """
+    size = chunk_size(segment.values.device)
+    return size // 2 if isinstance(segment.cost, Tensor | ScaledCosts) else size
+
+
 def chunk_bounds(length: int, size: int) -> Iterator[tuple[int, int]]:
     """Yield the bounds of consecutive chunks of at most ``size`` elements."""
     for start in range(0, length, size):
@@ -83,7 +92,7 @@ def segment_extremes(segment: Segment) -> Tensor:
         low, high = torch.aminmax(segment.values)
         return torch.stack([low, high]).double() / segment.cost
     ends = []
-    for start, stop in chunk_bounds(segment.values.numel(), chunk_size(segment.values.device)):
+    for start, stop in chunk_bounds(segment.values.numel(), chunk_size_of(segment)):
         ratio = segment.values[start:stop].double() / segment.cost[start:stop]
         ends.append(torch.stack(torch.aminmax(ratio)))
     both = torch.stack(ends)
@@ -98,12 +107,11 @@ def mask_sums(
     One read of the values: sums of m, m**2 and m**3 within a chunk, float64 across chunks.
     """
     device = segments[0].values.device
-    size = chunk_size(device)
-    longest = min(size, max(segment.values.numel() for segment in segments))
+    longest = max(min(chunk_size_of(segment), segment.values.numel()) for segment in segments)
     scratch = torch.empty(2, longest, dtype=arithmetic, device=device)
     rows, weights = [], []
     for segment in segments:
-        for start, stop in chunk_bounds(segment.values.numel(), size):
+        for start, stop in chunk_bounds(segment.values.numel(), chunk_size_of(segment)):
             mask, other = scratch[0, : stop - start], scratch[1, : stop - start]
             cost = cost_chunk(segment.cost, start, stop)
             fill_logits(mask, segment.values[start:stop], cost, price, beta)
@@ -149,12 +157,11 @@ def write_masks(
     The sum is that of the masks before they are rounded to the dtype of the output.
     """
     device = segments[0].values.device
-    size = chunk_size(device)
-    longest = min(size, max(segment.values.numel() for segment in segments))
+    longest = max(min(chunk_size_of(segment), segment.values.numel()) for segment in segments)
     scratch = torch.empty(longest, dtype=arithmetic, device=device)
     parts, weights = [], []
     for segment, output in zip(segments, outputs, strict=True):
-        for start, stop in chunk_bounds(segment.values.numel(), size):
+        for start, stop in chunk_bounds(segment.values.numel(), chunk_size_of(segment)):
             in_place = output.dtype == arithmetic
             mask = output[start:stop] if in_place else scratch[: stop - start]
             cost = cost_chunk(segment.cost, start, stop)

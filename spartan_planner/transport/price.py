@@ -104,6 +104,8 @@ class PriceSearch:
             found = self._find_on_candidates()
             if found is not None:
                 return found
+            # Steps of many equal z: between them a warm start says less than a sample.
+            initial_price = None
         if initial_price is None:
             initial_price = self._sampled_price()
         return self.refine(initial_price, trust)

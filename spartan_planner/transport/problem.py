@@ -50,8 +50,8 @@ class Problem:
 
     ``segments`` are flat; ``costs`` as given (flat where there is one per element); ``counts``
     blocks per segment over all ranks; ``local_costs`` the cost of this rank's blocks of each
-    segment; ``unit`` the mean cost of a block; ``total`` the cost of all blocks and ``budget``, both in
-    the unit of the costs.
+    segment; ``unit`` the mean cost of a block; ``total`` the cost of all blocks and ``budget``,
+    both in the unit of the costs.
     """
 
     segments: tuple[Tensor, ...]

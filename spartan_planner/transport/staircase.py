@@ -26,9 +26,9 @@ SHARP_LOGITS = 1.0e4
 # exp(-50) is 2e-22: nothing beside a budget of a billionth of all blocks.
 _SATURATED_LOGIT = 50.0
 # As for the hard boundary: standard deviations of the sample's guess on either side.
-_MARGIN_DEVIATIONS = 4.0
+_MARGIN_DEVIATIONS = 3.0
 # At most this fraction of the blocks become candidates, 16 bytes each and twice when joined.
-_POOL_FRACTION = 1 / 128
+_POOL_FRACTION = 1 / 64
 _LEAST_POOL = 1 << 15
 # Elements of segments with costs of their own are compared in pieces of so many.
 _PIECE = 1 << 16
