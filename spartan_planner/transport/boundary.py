@@ -117,24 +117,31 @@ def narrowed(
 def _boundary_of_few(
     pool: Pool, interval: KeyInterval, costs: Sequence[float], budget: float
 ) -> Boundary:
-    """Find the boundary block by bisection over the distinct keys of a few candidates."""
-    keys: Tensor = torch.unique(pool.keys)
+    """Find the boundary block among a few candidates put in order.
+
+    Sums in floats guess the place, exact costs confirm it or go on by bisection.
+    """
+    order = pool.keys.argsort(descending=True)
+    keys, segments = pool.keys[order], pool.segments[order]
     above = torch.tensor(interval.above)
 
-    def kept_from(place: int) -> Tensor:
-        chosen = pool.segments[pool.keys >= keys[place]]
-        return above + torch.bincount(chosen, minlength=len(costs)).cpu()
+    def kept(length: int) -> tuple[int, ...]:
+        counts = above + torch.bincount(segments[:length], minlength=len(costs)).cpu()
+        return tuple(counts.tolist())
 
-    fits, fails, kept = keys.numel(), 0, above
-    while fits - fails > 1:
-        middle = (fits + fails) // 2
-        counts = kept_from(middle)
-        if exact_cost(counts.tolist(), costs) <= budget:
-            fits, kept = middle, counts
-        else:
-            fails = middle
-    ties = kept_from(fails) - kept
-    return Boundary(int(keys[fails]), tuple(kept.tolist()), tuple(ties.tolist()))
+    each = torch.tensor(costs, dtype=torch.float64, device=keys.device)[segments]
+    spent = each.cumsum(0) + exact_cost(interval.above, costs)
+    guess = int((spent <= budget).sum())
+    fits, fails = 0, keys.numel()
+    while fails - fits > 1:
+        near = guess if fits < guess < fails else guess + 1
+        middle = near if fits < near < fails else (fits + fails) // 2
+        within = exact_cost(kept(middle), costs) <= budget
+        fits, fails = (middle, fails) if within else (fits, middle)
+    key = keys[fits]
+    kept_above, kept_tied = (kept(int(side.sum())) for side in (keys > key, keys >= key))
+    ties = tuple(a - b for a, b in zip(kept_tied, kept_above, strict=True))
+    return Boundary(int(key), kept_above, ties)
 
 
 def find_boundary(

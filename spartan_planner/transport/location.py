@@ -31,6 +31,8 @@ from spartan_planner.transport.sampling import SAMPLE_BLOCKS, take_sample
 # At most this fraction of the blocks goes into a pool of candidates, 16 bytes each and twice
 # while they are joined: an eighth of the bytes of float32 values.
 _POOL_FRACTION = 1 / 64
+# A wholly packed problem is read from cache: a small sample tells enough.
+_COARSE_BLOCKS = 1 << 12
 # Standard deviations of the sample's estimate on either side of the guess: it fails once in
 # 400 times, which costs another read or two and nothing else.
 _MARGIN_DEVIATIONS = 3.0
@@ -45,10 +47,12 @@ def locate_boundary(
     """
     everything = KeyInterval(key_of(extremes[0]), key_of(extremes[1]) + 1, (0,) * len(costs))
     pool_limit = max(SAMPLE_BLOCKS, int(problem.num_blocks * _POOL_FRACTION))
-    if is_wholly_packed(problem):
+    whole = is_wholly_packed(problem)
+    if whole and (problem.process_group is not None or problem.num_blocks <= 4 * _COARSE_BLOCKS):
         pool = Pool(pack.keys, pack.segments)
         return find_boundary(pool, everything, costs, problem.budget, problem.process_group)
-    search = _Search(problem, tuple(costs), pool_limit, pack)
+    sample_size = _COARSE_BLOCKS if whole else SAMPLE_BLOCKS
+    search = _Search(problem, tuple(costs), pool_limit, pack, sample_size)
     reading = search.checked(everything, search.guess(everything))
     while reading.pool is None and not reading.interval.is_single:
         reading = search.read(search.narrowed(reading.interval))
@@ -84,6 +88,7 @@ class _Search:
     costs: tuple[float, ...]
     pool_limit: int
     pack: Pack
+    sample_size: int
 
     @property
     def large(self) -> list[int]:
@@ -98,7 +103,7 @@ class _Search:
 
     def guess(self, everything: KeyInterval) -> KeyInterval:
         """Return keys between which a sample says the boundary is; ``above`` is not known."""
-        sampled = take_sample(self.problem, self.costs, self.pack)
+        sampled = take_sample(self.problem, self.costs, self.pack, self.sample_size)
         pool = Pool(sampled.keys, sampled.segments)
         counts = self._summed(torch.bincount(pool.segments, minlength=len(self.costs)))
         # Each sampled block stands for so many of its segment.
