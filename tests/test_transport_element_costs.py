@@ -174,7 +174,7 @@ def test_a_cost_per_element_is_refused_across_ranks():
 
 
 @settings(derandomize=True, deadline=None, max_examples=100)
-@given(st.lists(st.floats(1e-290, 1e300), min_size=1, max_size=40))
+@given(st.lists(st.floats(1e-140, 1e140), min_size=1, max_size=40))
 def test_sums_are_rounded_once(terms):
     tensor = torch.tensor(terms, dtype=torch.float64)
     assert rounded_sum([tensor[:7], tensor[7:]]) == math.fsum(terms)

@@ -16,7 +16,7 @@ from torch import Tensor
 # All terms together are below 2**exponent, so whole numbers of 2**(exponent - 51) add up exactly.
 _FIRST_LIMB_BITS = 51
 _DOUBLE_BITS = 53
-# Multiplying by 2**900 still does not overflow; terms below 1e-290 may be lost.
+# Multiplying by 2**900 still does not overflow; terms below 1e-280 of the greatest may lose bits.
 _LEAST_EXPONENT = -900
 
 
