@@ -104,5 +104,5 @@ def write_masks(
 
 def _logit_of(segment: Segment, price: Price, beta: float) -> tuple[NarrowLogit, float]:
     """Return the logit's numbers and the cost of a segment with one cost for all."""
-    assert not isinstance(segment.cost, Tensor)
+    assert isinstance(segment.cost, float)
     return narrow_logit(segment.cost, price, beta), segment.cost
