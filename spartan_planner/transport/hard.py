@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from spartan_planner.errors import TransportError
+from spartan_planner.transport.backend import find_hard_boundary, write_selection
 from spartan_planner.transport.boundary import Boundary
 from spartan_planner.transport.collective import counts_by_rank, own_rank
 from spartan_planner.transport.comparisons import position_after
@@ -54,12 +55,15 @@ def solve_hard_topk(
     masks = tuple(
         torch.empty(value.shape, dtype=torch.bool, device=value.device) for value in values
     )
-    extremes = checked_extremes(problem, problem.costs) if problem.num_blocks else (0.0, 0.0)
-    if problem.budget >= problem.total:
-        return _uniform(masks, True, -math.inf, problem.total, problem.num_blocks)
-    if problem.budget <= 0.0:
-        return _uniform(masks, False, math.inf, 0.0, 0)
-    boundary = locate_boundary(problem, costs, extremes)
+    is_inside = 0.0 < problem.budget < problem.total
+    boundary = find_hard_boundary(problem) if is_inside else None
+    if boundary is None:
+        extremes = checked_extremes(problem, problem.costs) if problem.num_blocks else (0.0, 0.0)
+        if problem.budget >= problem.total:
+            return _uniform(masks, True, -math.inf, problem.total, problem.num_blocks)
+        if problem.budget <= 0.0:
+            return _uniform(masks, False, math.inf, 0.0, 0)
+        boundary = locate_boundary(problem, costs, extremes)
     kept_ties = admitted_ties(boundary, costs, problem.budget)
     _write(masks, problem, boundary, _own_share(problem, costs, boundary, kept_ties))
     kept = [above + ties for above, ties in zip(boundary.above, kept_ties, strict=True)]
@@ -127,6 +131,8 @@ def _write(
     masks: Sequence[Tensor], problem: Problem, boundary: Boundary, kept_ties: Sequence[int]
 ) -> None:
     """Write the masks: everything above the boundary, and the first of the tied blocks."""
+    if write_selection([mask.view(-1) for mask in masks], problem, boundary, kept_ties):
+        return
     for mask, segment, cost, kept in zip(
         masks, problem.segments, problem.costs, kept_ties, strict=True
     ):

@@ -29,7 +29,7 @@ from spartan_planner.transport.sampling import SAMPLE_BLOCKS, sample_keys
 
 # At most this fraction of the blocks goes into a pool of candidates, 16 bytes each and twice
 # while they are joined: an eighth of the bytes of float32 values.
-_POOL_FRACTION = 1 / 64
+POOL_FRACTION = 1 / 64
 # Standard deviations of the sample's estimate on either side of the guess: it fails once in
 # 400 times, which costs another read or two and nothing else.
 _MARGIN_DEVIATIONS = 3.0
@@ -40,7 +40,7 @@ def locate_boundary(
 ) -> Boundary:
     """Return the boundary block of a budget strictly between nothing and everything."""
     everything = KeyInterval(key_of(extremes[0]), key_of(extremes[1]) + 1, (0,) * len(costs))
-    pool_limit = max(SAMPLE_BLOCKS, int(problem.num_blocks * _POOL_FRACTION))
+    pool_limit = max(SAMPLE_BLOCKS, int(problem.num_blocks * POOL_FRACTION))
     search = _Search(problem, tuple(costs), pool_limit)
     if problem.num_blocks > SAMPLE_BLOCKS:
         reading = search.checked(everything, search.guess(everything))
@@ -90,7 +90,7 @@ class _Search:
             cost * blocks / max(count, 1)
             for cost, blocks, count in zip(self.costs, self.problem.counts, counts, strict=True)
         ]
-        below, beyond = _margins(counts, weights, self.problem.budget)
+        below, beyond = sample_margins(counts, weights, self.problem.budget)
         group = self.problem.process_group
         low, high = everything.low, everything.high
         if below > 0.0:
@@ -147,7 +147,7 @@ class _Search:
         return [int(count) for count in sum_over_ranks(local, self.problem.process_group)]
 
 
-def _margins(counts: Sequence[int], weights: Sequence[float], budget: float) -> tuple[float, float]:
+def sample_margins(counts: Sequence[int], weights: Sequence[float], budget: float) -> tuple[float, float]:
     """Return costs between which a sampled prefix of ``budget`` lies, all but certainly."""
     total = exact_cost(counts, weights)
     squares = exact_cost(counts, [weight * weight for weight in weights])

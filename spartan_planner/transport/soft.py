@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from spartan_planner.transport.backend import find_price
 from spartan_planner.transport.price import (
     TRUSTED_MISMATCH,
     PriceSearch,
@@ -62,11 +63,17 @@ def solve_soft_topk(
     limit = limit_status(problem)
     if limit is not None:
         return _limit_selection(problem, values, limit)
-    search = start_search(problem, beta)
     masks = tuple(
         torch.empty_like(value, memory_format=torch.contiguous_format) for value in values
     )
-    return _written(search, masks, usable_price(initial_price))
+    start = usable_price(initial_price)
+    flat = [mask.view(-1) for mask in masks]
+    tolerance = tolerance_of(torch.float32)
+    root = find_price(problem, beta, tolerance, TRUSTED_MISMATCH, start, flat)
+    if root is None:
+        return _written(start_search(problem, beta), masks, start)
+    reads, error = root.num_iterations, root.relative_budget_error
+    return SoftSelection(masks, root.price.value(beta), reads, error, SelectionStatus.CONVERGED)
 
 
 def _limit_selection(
