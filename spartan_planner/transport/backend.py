@@ -141,3 +141,9 @@ def write_selection(
     costs = [float(cost) for cost in problem.costs]
     triton_hard.write_selection(outputs, problem.segments, costs, boundary, kept_ties)
     return True
+
+
+def fits_tiles(*tensors: Tensor) -> bool:
+    """Say whether the tile kernels read these tensors: what they index with is 32 bits wide."""
+    wide = [tensor for tensor in tensors if tensor.dtype != torch.bool]
+    return reads_fused(*wide) and all(tensor.numel() < 1 << 31 for tensor in tensors)

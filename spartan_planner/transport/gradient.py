@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from spartan_planner.errors import TransportError
+from spartan_planner.transport.backend import reads_fused
 from spartan_planner.transport.collective import sum_over_ranks
 from spartan_planner.transport.passes import chunk_bounds, chunk_size, cost_chunk
 from spartan_planner.transport.price import check_beta
@@ -49,6 +50,12 @@ def soft_topk_gradient(
         raise TransportError("Every mask needs a gradient of its own shape.")
     flat = [gradient.detach().reshape(-1) for gradient in mask_gradients]
     normalised = problem.normalised_costs
+    plain = [cost for cost in normalised if not isinstance(cost, Tensor)]
+    if len(plain) == len(normalised) and reads_fused(*problem.segments, *flat):
+        from spartan_planner.transport.triton_gradient import soft_gradients
+
+        fused = soft_gradients(problem.segments, flat, plain, beta, process_group=process_group)
+        return tuple(result.view(shape) for result, shape in zip(fused, shapes, strict=True))
     local = torch.zeros(2, dtype=torch.float64, device=problem.device)
     for mask, gradient, cost in zip(problem.segments, flat, normalised, strict=True):
         local += _weighted_sums(mask, gradient, cost)

@@ -147,7 +147,9 @@ class _Search:
         return [int(count) for count in sum_over_ranks(local, self.problem.process_group)]
 
 
-def sample_margins(counts: Sequence[int], weights: Sequence[float], budget: float) -> tuple[float, float]:
+def sample_margins(
+    counts: Sequence[int], weights: Sequence[float], budget: float
+) -> tuple[float, float]:
     """Return costs between which a sampled prefix of ``budget`` lies, all but certainly."""
     total = exact_cost(counts, weights)
     squares = exact_cost(counts, [weight * weight for weight in weights])

@@ -35,7 +35,6 @@ from spartan_planner.transport.triton_tables import (
     next_power,
     real_numbers,
     tl_dtype,
-    whole_numbers,
 )
 
 _KEY_LIMITS = key_of(-math.inf), key_of(math.inf)
@@ -64,9 +63,7 @@ class HardSearch:
         key, held, num_bad, *counts = numbers
         above, ties = tuple(counts[: len(self.costs)]), tuple(counts[len(self.costs) :])
         reached = [a + b for a, b in zip(above, ties, strict=True)]
-        is_boundary = (
-            exact_cost(above, self.costs) <= self.budget < exact_cost(reached, self.costs)
-        )
+        is_boundary = exact_cost(above, self.costs) <= self.budget < exact_cost(reached, self.costs)
         complete = held <= pool.values.numel() and num_bad == 0
         return Boundary(key, above, ties) if complete and is_boundary else None
 
@@ -80,9 +77,10 @@ class HardSearch:
         weights = [cost * share for cost, share in zip(self.costs, sample.shares, strict=True)]
         below, beyond = sample_margins(sample.counts, weights, self.budget)
         origins = torch.cat([piece[2] for piece in sample.pieces])
-        ratios = gathered(sample, self.segments).double() / real_numbers(self.costs, self.device)[
-            origins
-        ]
+        ratios = (
+            gathered(sample, self.segments).double()
+            / real_numbers(self.costs, self.device)[origins]
+        )
         ordered, order = ratios.sort(descending=True)
         spent = real_numbers(tuple(weights), self.device)[origins[order]].cumsum(0)
         ends = torch.searchsorted(spent, real_numbers((beyond, below), self.device), right=True)
@@ -99,12 +97,12 @@ class HardSearch:
         """Read everything once between two thresholds per segment."""
         count, blocks = len(self.costs), sum(segment.numel() for segment in self.segments)
         capacity = min(max(SAMPLE_BLOCKS, int(blocks * POOL_FRACTION)), max(blocks, 1))
-        options = {"device": self.device}
+        device = self.device
         pool = _DevicePool(
-            torch.zeros(3, count, dtype=torch.int64, **options),
-            torch.zeros(capacity, dtype=torch.float32, **options),
-            torch.zeros(capacity, dtype=torch.int32, **options),
-            torch.zeros(1, dtype=torch.int32, **options),
+            torch.zeros(3, count, dtype=torch.int64, device=device),
+            torch.zeros(capacity, dtype=torch.float32, device=device),
+            torch.zeros(capacity, dtype=torch.int32, device=device),
+            torch.zeros(1, dtype=torch.int32, device=device),
         )
         for own in table.launches:
             launch(
@@ -125,8 +123,7 @@ class _DevicePool:
     held: Tensor
 
     def proposal(self, costs: Tensor, budget: float) -> Tensor:
-        """Return [key, held, bad, above..., ties...], int64: the boundary as float64 sums see it."""
-        count = costs.numel()
+        """Return [key, held, bad, above..., ties...], int64: what float64 sums say."""
         used = torch.arange(self.values.numel(), device=costs.device) < self.held
         keys = order_keys(self.values.double() / costs[self.segments])
         ordered, order = torch.where(used, keys, _NO_KEY).sort(descending=True)
@@ -136,7 +133,6 @@ class _DevicePool:
         key = ordered[first.clamp(max=ordered.numel() - 1)]
         above = self.counts[0].index_add(0, origins, (ordered > key).long())
         ties = torch.zeros_like(above).index_add(0, origins, (ordered == key).long())
-        assert above.numel() == count
         return torch.cat([key, self.held.long(), self.counts[2].sum().view(1), above, ties])
 
 

@@ -1,13 +1,13 @@
 """Kernels of hard selection: thresholds per segment, the counting read, the masks (DESIGN 4.3)."""
 
-# ruff: noqa: ANN001, ANN202, N803 - Triton reads the arguments' values, not their types
+# ruff: noqa: ANN001, ANN201, N803 - Triton reads the arguments' values, not their types
 import triton
 import triton.language as tl
 
 from spartan_planner.transport.triton_price_kernels import stretch_of
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def float_of_key(key):  # type: ignore[no-untyped-def]
     """Return the float32 of an int64 order key (float_order.value_of)."""
     bits = tl.where(key >= 0, key, key ^ 0x7FFFFFFF)

@@ -88,9 +88,8 @@ def new_state(
     price: Price, beta: float, budget: float, total: float, tolerance: float, trust: float
 ) -> list[float]:
     """Return the numbers of a search that has not read anything yet."""
-    return [price.anchor, price.offset, -math.inf, math.inf, math.inf, 0.0, 0.0, math.inf] + [
-        beta, budget, total, tolerance, trust
-    ]  # fmt: skip
+    nothing_known = (-math.inf, math.inf, math.inf, 0.0, 0.0, math.inf)
+    return [price.anchor, price.offset, *nothing_known, beta, budget, total, tolerance, trust]
 
 
 def read_sums(table: SegmentTable, state: Tensor) -> Tensor:
@@ -260,9 +259,7 @@ class DeviceSearch:
         """
         table = segment_table(self.segments, self.costs)
         start = Price(initial_price if initial_price is not None else 0.0)
-        numbers = new_state(
-            start, self.beta, self.budget, self.total, self.tolerance, self.trust
-        )
+        numbers = new_state(start, self.beta, self.budget, self.total, self.tolerance, self.trust)
         state = torch.tensor(numbers, dtype=torch.float64, device=self.segments[0].device)
         if initial_price is None:
             _search_sample(self.segments, self.costs, state)

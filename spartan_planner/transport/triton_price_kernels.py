@@ -5,7 +5,7 @@ that reads follow one another without the host.  Once it says DONE the remaining
 once.  The formulas are those of ``narrow.py`` (logits) and ``root.py`` (steps).
 """
 
-# ruff: noqa: ANN001, ANN202, N803 - Triton reads the arguments' values, not their types
+# ruff: noqa: ANN001, ANN201, N803 - Triton reads the arguments' values, not their types
 import triton
 import triton.language as tl
 
@@ -15,7 +15,9 @@ OFFSET = tl.constexpr(1)
 LOW = tl.constexpr(2)  # offsets between which the root lies
 HIGH = tl.constexpr(3)
 PREVIOUS = tl.constexpr(4)  # mismatch of the read before
-DONE = tl.constexpr(5)  # 0 searching, 1 verified, 2 a trusted step was taken, 3 a value is not finite
+DONE = tl.constexpr(
+    5
+)  # 0 searching, 1 verified, 2 a trusted step was taken, 3 a value is not finite
 READS = tl.constexpr(6)
 ERROR = tl.constexpr(7)  # relative, of the last read
 BETA = tl.constexpr(8)
@@ -37,7 +39,7 @@ def stretch_of(addresses, lengths, segment, DTYPE: tl.constexpr):  # type: ignor
     return base, tl.load(lengths + segment)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def logit_numbers(state, cost):  # type: ignore[no-untyped-def]
     """Return high, scale and shift of the narrow logit scale (v - high) + shift, in float32."""
     scale = tl.load(state + BETA) / cost
@@ -47,7 +49,7 @@ def logit_numbers(state, cost):  # type: ignore[no-untyped-def]
     return high, scale.to(tl.float32), shift.to(tl.float32)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def sigmoid(logit):  # type: ignore[no-untyped-def]
     """Return 1 / (1 + exp(-t)) without an overflow."""
     return 1.0 / (1.0 + tl.exp(tl.minimum(-logit, 88.0)))
@@ -127,7 +129,7 @@ def step_kernel(parts, programs, state, BLOCK: tl.constexpr):  # type: ignore[no
         )  # fmt: skip
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def take_step(state, mass, spread, skew, least, greatest, bad):  # type: ignore[no-untyped-def]
     """Halley's step on the logit scale inside the bracket, bisection where it fails."""
     anchor = tl.load(state + ANCHOR)

@@ -18,6 +18,8 @@ from torch import Tensor
 BLOCK = 4096
 # Blocks per program: enough programs to fill a GPU, few enough that one of them can add them up.
 _TILES, _MANY_TILES, _MANY_ELEMENTS = 4, 16, 1 << 28
+# Sixteen elements of a block a thread: half a dozen accumulators of them stay in registers.
+_WARPS = 8
 
 _TL_DTYPES = {
     torch.float32: tl.float32,
@@ -25,8 +27,6 @@ _TL_DTYPES = {
     torch.float16: tl.float16,
     torch.bool: tl.int8,
 }
-#: The dtypes that the kernels read.
-KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,9 @@ def stretches(
         starts = [torch.arange(0, lengths[i], size) for i in own]
         if not own:
             continue
-        origins = [torch.full_like(s, i, dtype=torch.int32) for i, s in zip(own, starts, strict=True)]
+        origins = [
+            torch.full_like(s, i, dtype=torch.int32) for i, s in zip(own, starts, strict=True)
+        ]
         first = sum(launch.count for launch in launches)
         tables = torch.cat(origins).to(device), torch.cat(starts).to(device)
         launches.append(Stretches(kind, *tables, first))
@@ -103,9 +105,9 @@ def launch(kernel: Any, programs: int, *arguments: Any, **constants: Any) -> Non
     device = arguments[0].device
     if device.type == "cuda" and device.index != torch.cuda.current_device():
         with torch.cuda.device(device):
-            kernel[(programs,)](*arguments, **constants)
+            kernel[(programs,)](*arguments, **constants, num_warps=_WARPS)
         return
-    kernel[(programs,)](*arguments, **constants)
+    kernel[(programs,)](*arguments, **constants, num_warps=_WARPS)
 
 
 def next_power(number: int) -> int:
