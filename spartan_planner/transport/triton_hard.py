@@ -13,7 +13,7 @@ from torch import Tensor
 
 from spartan_planner.transport.boundary import Boundary
 from spartan_planner.transport.comparisons import position_after
-from spartan_planner.transport.float_order import key_of, least_value_at_ratio, order_keys, value_of
+from spartan_planner.transport.float_order import least_value_at_ratio, order_keys, value_of
 from spartan_planner.transport.location import POOL_FRACTION, sample_margins
 from spartan_planner.transport.problem import exact_cost
 from spartan_planner.transport.sampling import SAMPLE_BLOCKS
@@ -37,8 +37,6 @@ from spartan_planner.transport.triton_tables import (
     tl_dtype,
 )
 
-_KEY_LIMITS = key_of(-math.inf), key_of(math.inf)
-_NARROW_LIMITS = key_of(-math.inf, torch.float32), key_of(math.inf, torch.float32)
 _NO_KEY = torch.iinfo(torch.int64).min
 
 
@@ -139,10 +137,9 @@ class _DevicePool:
 def thresholds(ratios: Tensor, costs: Sequence[float], device: torch.device) -> Tensor:
     """Return the least float32 values at the ratios for each segment, [ratios, segments]."""
     found = torch.empty(ratios.numel(), len(costs), dtype=torch.float32, device=device)
-    launch(
-        threshold_kernel, ratios.numel(), ratios, real_numbers(tuple(costs), device), found,
-        len(costs), BLOCK=next_power(len(costs)), LEAST=_NARROW_LIMITS[0], MOST=_NARROW_LIMITS[1],
-    )  # fmt: skip
+    count, numbers = found.numel(), real_numbers(tuple(costs), device)
+    block = next_power(count)
+    launch(threshold_kernel, 1, ratios, numbers, found, len(costs), count, BLOCK=block)
     return found
 
 

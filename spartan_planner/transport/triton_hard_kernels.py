@@ -7,36 +7,32 @@ import triton.language as tl
 from spartan_planner.transport.triton_price_kernels import stretch_of
 
 
-@triton.jit
-def float_of_key(key):  # type: ignore[no-untyped-def]
-    """Return the float32 of an int64 order key (float_order.value_of)."""
-    bits = tl.where(key >= 0, key, key ^ 0x7FFFFFFF)
-    return bits.to(tl.int32).to(tl.float32, bitcast=True)
-
-
 @triton.jit  # type: ignore[untyped-decorator]
 def threshold_kernel(  # type: ignore[no-untyped-def]
-    ratios, costs, thresholds, count, BLOCK: tl.constexpr, LEAST: tl.constexpr, MOST: tl.constexpr
+    ratios, costs, thresholds, num_segments, count, BLOCK: tl.constexpr
 ):
-    """Find the least float32 v with float64(v) / c >= ratio, for each segment; one program a ratio.
+    """Find the least float32 v with float64(v) / c >= ratio for each segment; one program.
 
-    ``thresholds`` is float32 [ratios, segments].  A bisection over the keys from LEAST (-inf,
-    which is taken to fail) to MOST (inf, taken to hold).
+    ``thresholds`` is float32 [ratios, segments] with ``count`` numbers.  The product of ratio and
+    cost, rounded to float32, is that value or a neighbour of it.
     """
-    program = tl.program_id(0)
     index = tl.arange(0, BLOCK)
     inside = index < count
-    cost = tl.load(costs + index, mask=inside, other=1.0)
-    ratio = tl.load(ratios + program)
-    low = tl.full((BLOCK,), LEAST, tl.int64)
-    high = tl.full((BLOCK,), MOST, tl.int64)
-    for _ in range(33):
-        middle = (low + high) >> 1
-        fails = float_of_key(middle).to(tl.float64) / cost < ratio
-        open_ = high - low > 1
-        low = tl.where(open_ & fails, middle, low)
-        high = tl.where(open_ & (fails == 0), middle, high)
-    tl.store(thresholds + program * count + index, float_of_key(high), mask=inside)
+    row = index // num_segments
+    cost = tl.load(costs + index - row * num_segments, mask=inside, other=1.0)
+    ratio = tl.load(ratios + row, mask=inside, other=0.0)
+    # Adding zero turns -0.0 into 0.0, so that neighbours are one key apart.
+    nearest = (ratio * cost).to(tl.float32) + 0.0
+    bits = nearest.to(tl.int32, bitcast=True)
+    key = tl.where(bits >= 0, bits, bits ^ 0x7FFFFFFF)
+    # Neighbours end at the infinities, whose keys these are: beyond them are NaN.
+    lower = tl.maximum(key - 1, -2139095041)
+    upper = tl.minimum(key + 1, 2139095040)
+    before = tl.where(lower >= 0, lower, lower ^ 0x7FFFFFFF).to(tl.float32, bitcast=True)
+    after = tl.where(upper >= 0, upper, upper ^ 0x7FFFFFFF).to(tl.float32, bitcast=True)
+    least = tl.where(nearest.to(tl.float64) / cost >= ratio, nearest, after)
+    least = tl.where(before.to(tl.float64) / cost >= ratio, before, least)
+    tl.store(thresholds + index, least, mask=inside)
 
 
 @triton.jit  # type: ignore[untyped-decorator]

@@ -261,7 +261,7 @@ class DeviceSearch:
         start = Price(initial_price if initial_price is not None else 0.0)
         numbers = new_state(start, self.beta, self.budget, self.total, self.tolerance, self.trust)
         state = torch.tensor(numbers, dtype=torch.float64, device=self.segments[0].device)
-        if initial_price is None:
+        if initial_price is None and self.total > SAMPLE_BLOCKS:
             _search_sample(self.segments, self.costs, state)
         for _ in range(_READ_LIMIT // _READS_AT_ONCE):
             for _ in range(_READS_AT_ONCE):

@@ -17,7 +17,8 @@ from torch import Tensor
 #: Elements that a program works on at once.
 BLOCK = 4096
 # Blocks per program: enough programs to fill a GPU, few enough that one of them can add them up.
-_TILES, _MANY_TILES, _MANY_ELEMENTS = 4, 16, 1 << 28
+_TILES = {1 << 20: 1, 1 << 28: 4}
+_MANY_TILES = 16
 # Sixteen elements of a block a thread: half a dozen accumulators of them stay in registers.
 _WARPS = 8
 
@@ -55,7 +56,8 @@ def tl_dtype(dtype: torch.dtype) -> Any:  # noqa: ANN401 - triton has no types
 
 def tiles_per_program(lengths: Sequence[int]) -> int:
     """Return how many blocks of elements a program reads one after the other."""
-    return _MANY_TILES if sum(lengths) > _MANY_ELEMENTS else _TILES
+    total = sum(lengths)
+    return next((tiles for most, tiles in _TILES.items() if total <= most), _MANY_TILES)
 
 
 @lru_cache(maxsize=64)
