@@ -86,11 +86,15 @@ def total_of(values):
     return sum(c * v.numel() for v, c in zip(values, costs_of(values), strict=True))
 
 
-@pytest.mark.parametrize("kind", test_transport_soft.KINDS)
 @pytest.mark.parametrize(
-    ("dtype", "beta"),
-    [(torch.float32, 0.1), (torch.float32, 300.0), (torch.bfloat16, 10.0), (torch.float16, 10.0)],
-    ids=str,
+    ("kind", "dtype", "beta"),
+    [
+        *((kind, torch.float32, 10.0) for kind in test_transport_soft.KINDS),
+        ("random", torch.float32, 0.1),
+        ("equal", torch.float32, 300.0),
+        ("random", torch.bfloat16, 10.0),
+        ("ties", torch.float16, 10.0),
+    ],
 )
 def test_soft(kind, dtype, beta):
     values = test_transport_soft.random_values((900, 501, 1), dtype)
@@ -169,11 +173,15 @@ def test_the_tensor_with_a_bad_value_is_named(solve, bad):
         solve(values, (1.0, 1.0), 5.0, *beta, names=["conv.weight", "head.weight"])
 
 
-@pytest.mark.parametrize("kind", test_transport_hard.KINDS)
 @pytest.mark.parametrize(
-    ("dtype", "sample"),
-    [(torch.float32, 1 << 16), (torch.float32, 256), (torch.bfloat16, 256), (torch.float16, 256)],
-    ids=str,
+    ("kind", "dtype", "sample"),
+    [
+        *((kind, torch.float32, 256) for kind in test_transport_hard.KINDS),
+        ("ties across tensors", torch.float32, 1 << 16),
+        ("random", torch.bfloat16, 256),
+        ("equal", torch.float16, 256),
+        ("many orders", torch.float16, 256),
+    ],
 )
 def test_hard_equals_the_definition(monkeypatch, kind, dtype, sample):
     monkeypatch.setattr(triton_hard, "SAMPLE_BLOCKS", sample)
@@ -185,6 +193,8 @@ def test_hard_equals_the_definition(monkeypatch, kind, dtype, sample):
         test_transport_hard.KINDS[kind](torch.randn(n, generator=generator).abs().to(dtype), c)
         for n, c in zip((3000, 1501, 3), costs, strict=True)
     ]
+    # Some of many orders overflow in half precision.
+    values = [v.nan_to_num(posinf=6e4) for v in values]
     total = sum(v.numel() * c for v, c in zip(values, costs, strict=True))
     use_triton(True)
     for share in (1e-3, 0.3):
