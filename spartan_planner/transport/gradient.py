@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from spartan_planner.errors import TransportError
+from spartan_planner.transport.backend import reads_fused
 from spartan_planner.transport.collective import sum_over_ranks
 from spartan_planner.transport.passes import chunk_bounds, chunk_size, cost_chunk
 from spartan_planner.transport.price import check_beta
@@ -65,6 +66,15 @@ def gradient_into(
         raise TransportError("Every mask needs a gradient of its own shape.")
     flat = [gradient.detach().reshape(-1) for gradient in mask_gradients]
     normalised = problem.normalised_costs
+    plain = [cost for cost in normalised if isinstance(cost, float)]
+    if len(plain) == len(normalised) and reads_fused(*problem.segments, *flat):
+        from spartan_planner.transport.triton_gradient import soft_gradients
+
+        outputs = [result.view(-1) for result in results]
+        soft_gradients(
+            problem.segments, flat, plain, beta, outputs=outputs, process_group=process_group
+        )
+        return
     local = torch.zeros(2, dtype=torch.float64, device=problem.device)
     for mask, gradient, cost in zip(problem.segments, flat, normalised, strict=True):
         local += _weighted_sums(mask, gradient, cost)

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from spartan_planner.errors import TransportError
+from spartan_planner.transport.backend import find_hard_boundary, write_selection
 from spartan_planner.transport.boundary import Boundary
 from spartan_planner.transport.collective import counts_by_rank, own_rank
 from spartan_planner.transport.comparisons import position_after
@@ -68,6 +69,10 @@ def select_into(masks: tuple[Tensor, ...], problem: Problem) -> HardSelection:
             "Hard selection across ranks takes one cost per tensor, and a cost per element was "
             "given; select on one rank, or give numbers."
         )
+    if not has_element_costs and 0.0 < problem.budget < problem.total:
+        boundary = find_hard_boundary(problem)
+        if boundary is not None:
+            return _selection(masks, problem, boundary, costs, None)
     packed = pack(problem, problem.costs)
     extremes = (
         checked_extremes(problem, problem.costs, packed) if problem.num_blocks else (0.0, 0.0)
@@ -79,6 +84,17 @@ def select_into(masks: tuple[Tensor, ...], problem: Problem) -> HardSelection:
     if has_element_costs:
         return select_by_element(masks, problem, extremes)
     boundary = locate_boundary(problem, costs, extremes, packed)
+    return _selection(masks, problem, boundary, costs, packed)
+
+
+def _selection(
+    masks: tuple[Tensor, ...],
+    problem: Problem,
+    boundary: Boundary,
+    costs: Sequence[float],
+    packed: Pack | None,
+) -> HardSelection:
+    """Write the masks that a boundary stands for."""
     kept_ties = admitted_ties(boundary, costs, problem.budget)
     _write(masks, problem, boundary, _own_share(problem, costs, boundary, kept_ties), packed)
     kept = [above + ties for above, ties in zip(boundary.above, kept_ties, strict=True)]
@@ -147,12 +163,15 @@ def _write(
     problem: Problem,
     boundary: Boundary,
     kept_ties: Sequence[int],
-    pack: Pack,
+    pack: Pack | None,
 ) -> None:
     """Write the masks: everything above the boundary, and the first of the tied blocks."""
     flat_masks = [mask.view(-1) for mask in masks]
-    _write_packed([flat_masks[index] for index in pack.indices], boundary, kept_ties, pack)
-    packed = frozenset(pack.indices)
+    if write_selection(flat_masks, problem, boundary, kept_ties):
+        return
+    packed = frozenset(pack.indices if pack is not None else ())
+    if pack is not None:
+        _write_packed([flat_masks[index] for index in pack.indices], boundary, kept_ties, pack)
     for index, (flat, segment) in enumerate(zip(flat_masks, problem.segments, strict=True)):
         if index in packed or not segment.numel():
             continue

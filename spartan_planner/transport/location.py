@@ -30,7 +30,7 @@ from spartan_planner.transport.sampling import SAMPLE_BLOCKS, take_sample
 
 # At most this fraction of the blocks goes into a pool of candidates, 16 bytes each and twice
 # while they are joined: an eighth of the bytes of float32 values.
-_POOL_FRACTION = 1 / 64
+POOL_FRACTION = 1 / 64
 # A wholly packed problem is read from cache: a small sample tells enough.
 _COARSE_BLOCKS = 1 << 12
 # Standard deviations of the sample's estimate on either side of the guess: it fails once in
@@ -46,7 +46,7 @@ def locate_boundary(
     ``pack`` holds the small segments under the costs as given.
     """
     everything = KeyInterval(key_of(extremes[0]), key_of(extremes[1]) + 1, (0,) * len(costs))
-    pool_limit = max(SAMPLE_BLOCKS, int(problem.num_blocks * _POOL_FRACTION))
+    pool_limit = max(SAMPLE_BLOCKS, int(problem.num_blocks * POOL_FRACTION))
     whole = is_wholly_packed(problem)
     if whole and (problem.process_group is not None or problem.num_blocks <= 4 * _COARSE_BLOCKS):
         pool = Pool(pack.keys, pack.segments)
@@ -111,7 +111,7 @@ class _Search:
             cost * blocks / max(count, 1)
             for cost, blocks, count in zip(self.costs, self.problem.counts, counts, strict=True)
         ]
-        below, beyond = _margins(counts, weights, self.problem.budget)
+        below, beyond = sample_margins(counts, weights, self.problem.budget)
         group = self.problem.process_group
         low, high = everything.low, everything.high
         if below > 0.0:
@@ -177,7 +177,9 @@ class _Search:
         return [int(count) for count in sum_over_ranks(local, self.problem.process_group)]
 
 
-def _margins(counts: Sequence[int], weights: Sequence[float], budget: float) -> tuple[float, float]:
+def sample_margins(
+    counts: Sequence[int], weights: Sequence[float], budget: float
+) -> tuple[float, float]:
     """Return costs between which a sampled prefix of ``budget`` lies, all but certainly."""
     total = exact_cost(counts, weights)
     squares = exact_cost(counts, [weight * weight for weight in weights])

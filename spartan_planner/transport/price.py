@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from spartan_planner.errors import TransportError
-from spartan_planner.transport.backend import mask_sums, write_masks
+from spartan_planner.transport.backend import find_price, mask_sums, write_masks
 from spartan_planner.transport.collective import sum_over_ranks
 from spartan_planner.transport.packing import Pack, is_wholly_packed, pack
 from spartan_planner.transport.passes import (
@@ -282,7 +282,10 @@ def solve_price(
         check_values(problem)
         edge = limit_price(limit)
         return PriceSolution(edge, Price(edge), 0, 0.0, limit)
-    root = start_search(problem, beta).find(usable_price(initial_price), trust=0.0).root
+    start = usable_price(initial_price)
+    root = find_price(problem, beta, tolerance_of(torch.float32), 0.0, start, None)
+    if root is None:
+        root = start_search(problem, beta).find(start, trust=0.0).root
     status = SelectionStatus.CONVERGED if root.verified else SelectionStatus.NOT_CONVERGED
     return PriceSolution(
         root.price.value(beta), root.price, root.num_iterations, root.relative_budget_error, status

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from spartan_planner.transport.backend import find_price
 from spartan_planner.transport.price import (
     TRUSTED_MISMATCH,
     PriceSearch,
@@ -15,6 +16,7 @@ from spartan_planner.transport.price import (
     limit_price,
     limit_status,
     start_search,
+    tolerance_of,
     usable_price,
 )
 from spartan_planner.transport.problem import Cost, Problem, build_problem
@@ -71,7 +73,13 @@ def solve_into(
     """Solve a checked problem and write its masks to contiguous tensors."""
     limit = limit_status(problem)
     if limit is None:
-        return _written(start_search(problem, beta), masks, usable_price(initial_price))
+        start, flat = usable_price(initial_price), [mask.view(-1) for mask in masks]
+        tolerance = tolerance_of(torch.float32)
+        root = find_price(problem, beta, tolerance, TRUSTED_MISMATCH, start, flat)
+        if root is None:
+            return _written(start_search(problem, beta), masks, start)
+        reads, error = root.num_iterations, root.relative_budget_error
+        return SoftSelection(masks, root.price.value(beta), reads, error, SelectionStatus.CONVERGED)
     check_values(problem)
     for mask in masks:
         mask.fill_(0.0 if limit is SelectionStatus.NOTHING_KEPT else 1.0)
