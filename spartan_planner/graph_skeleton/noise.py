@@ -9,7 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto
 
-from spartan_planner.graph_skeleton.tensors import is_hollow, named_tensors, nodes_of
+from spartan_planner.graph_skeleton.tensors import is_hollow, named_tensors, nodes_of, num_elements
 
 _SMALL = 0.02
 """Standard deviation of biases and the like: far from zero for a processor, close to it for
@@ -42,8 +42,7 @@ def fill_with_noise(model: ModelProto, seed: int = 0) -> None:
             shape = tuple(tensor.dims)
             dtype = ir.DataType(tensor.data_type)
             values = _noise(shape, dtype, consumers.get(name, ()), generator)
-            filled = ir.serde.serialize_tensor(ir.tensor(values, dtype=dtype, name=tensor.name))
-            tensor.CopyFrom(filled)
+            tensor.raw_data = ir.tensor(values, dtype=dtype).tobytes()
 
 
 def consumers_of(model: ModelProto) -> Mapping[str, Sequence[Consumer]]:
@@ -127,4 +126,5 @@ def num_left_out_bytes(model: ModelProto) -> int:
 
 
 def _num_bytes(tensor: TensorProto) -> int:
-    return (math.prod(tensor.dims) * int(ir.DataType(tensor.data_type).bitwidth) + 7) // 8
+    num_bits = num_elements(tensor) * int(ir.DataType(tensor.data_type).bitwidth)
+    return -(-num_bits // 8)

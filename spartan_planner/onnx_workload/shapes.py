@@ -156,7 +156,7 @@ def _shape_of(output: object) -> Shape:
     """Shape of a tensor; of a sequence the number of all its elements."""
     if isinstance(output, list):
         return (sum(int(np.prod(_shape_of(item))) for item in output),)
-    return tuple(np.shape(output)) if output is not None else (0,)
+    return output.shape if isinstance(output, np.ndarray) else (0,)
 
 
 @contextmanager
