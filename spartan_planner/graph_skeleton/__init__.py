@@ -8,6 +8,7 @@ from spartan_planner.graph_skeleton.text import (
     RefilledGraph,
     graph_of_text,
     graph_text,
+    graph_text_of_proto,
     layer_initializers,
 )
 
@@ -15,6 +16,7 @@ __all__ = [
     "RefilledGraph",
     "graph_of_text",
     "graph_text",
+    "graph_text_of_proto",
     "initializer_names",
     "layer_initializers",
 ]

@@ -87,20 +87,33 @@ def graph_text(
         ModelError: the number of shapes is not that of the inputs, or the graph is larger than
             64 MiB without its weights.
     """
-    num_inputs = sum(not value.is_initializer() for value in model.graph.inputs)
+    with _without_weights(model):
+        proto = ir.serde.serialize_model(model)
+    return graph_text_of_proto(proto, input_shapes, initializers)
+
+
+def graph_text_of_proto(
+    model: ModelProto,
+    input_shapes: Sequence[Sequence[int]],
+    initializers: Mapping[str, str] | None = None,
+) -> str:
+    """Return the text of a graph that is at hand as a protocol buffer; it is changed.
+
+    Raises:
+        ModelError: as :func:`graph_text`.
+    """
+    num_inputs = len(_runtime_inputs(model, {tensor.name for tensor in model.graph.initializer}))
     if len(input_shapes) != num_inputs:
         raise ModelError(
             f"the graph has {num_inputs} inputs, {len(input_shapes)} shapes were given; give one "
             "shape per input"
         )
-    with _without_weights(model):
-        skeleton = ir.serde.serialize_model(model)
-    for _, tensor in named_tensors(skeleton):
+    for _, tensor in named_tensors(model):
         if is_weight(tensor):
             empty(tensor)
-    _strip_remarks(skeleton)
-    _add_facts(skeleton, input_shapes, initializers or {})
-    content = skeleton.SerializeToString(deterministic=True)
+    _strip_remarks(model)
+    _add_facts(model, input_shapes, initializers or {})
+    content = model.SerializeToString(deterministic=True)
     if len(content) > MAX_GRAPH_BYTES:
         raise ModelError(
             f"the graph has {len(content)} bytes without its weights; at most {MAX_GRAPH_BYTES} "

@@ -52,6 +52,7 @@ def read_convolution(
     op = _OPS.get((len(weight_shape) - 2, is_transposed))
     if weight is None or op is None:
         return ()
+    _require_channels(node, weight_shape, input_shape)
     stride, dilation, padding = _sliding(node, weight_shape, input_shape, output_shape)
     shape = LayerShape(
         op=op,
@@ -67,6 +68,18 @@ def read_convolution(
     places = input_shape if is_transposed else output_shape
     num_rows = places[0] * math.prod(places[2:])
     return (WeightUse(node.name or node.output[0], weight, shape, num_rows),)
+
+
+def _require_channels(node: NodeProto, weight_shape: Shape, input_shape: Shape) -> None:
+    """Refuse what shape inference lets pass."""
+    groups = integer(node, "group", 1)
+    is_transposed = node.op_type == "ConvTranspose"
+    num_inputs = weight_shape[0] if is_transposed else weight_shape[1] * groups
+    if input_shape[1] != num_inputs:
+        raise ValueError(
+            f"convolution {node.name or node.output[0]!r} takes {num_inputs} channels, found "
+            f"{input_shape[1]}"
+        )
 
 
 def _sliding(

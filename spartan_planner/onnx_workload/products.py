@@ -53,6 +53,10 @@ def _linear(
 
     With leading dimensions in the weight there are as many products, each with its own slice.
     """
+    if weight_shape[-1] != input_shape[-1]:
+        raise ValueError(
+            f"{_name(node)!r} multiplies {weight_shape[-1]} by {input_shape[-1]} inputs"
+        )
     num_slices = math.prod(weight_shape[:-2])
     batch = _broadcast(weight_shape[:-2], input_shape[:-2])
     if num_slices > 1:
@@ -71,6 +75,8 @@ def _linear(
 def _broadcast(left: Shape, right: Shape) -> Shape:
     length = max(len(left), len(right))
     padded = [(1,) * (length - len(shape)) + shape for shape in (left, right)]
+    if any(1 not in pair and pair[0] != pair[1] for pair in zip(*padded, strict=True)):
+        raise ValueError(f"leading dimensions {left} and {right} do not fit")
     return tuple(max(pair) for pair in zip(*padded, strict=True))
 
 
@@ -90,6 +96,8 @@ def _with_bias(use: WeightUse, node: NodeProto, graph: ShapedGraph) -> WeightUse
 
 
 def _product(op: str, left_shape: Shape, right_shape: Shape) -> Product:
+    if left_shape[-1] != right_shape[-2]:
+        raise ValueError(f"{op} multiplies {left_shape} by {right_shape}")
     batch = _broadcast(left_shape[:-2], right_shape[:-2])
     macs = math.prod(batch) * left_shape[-2] * left_shape[-1] * right_shape[-1]
     return Product(op, left_shape, right_shape, macs)
@@ -152,6 +160,8 @@ def _sizes(factors: "zip[tuple[str, Shape]]") -> dict[str, int]:
     sizes: dict[str, int] = {}
     for letters, shape in factors:
         for letter, size in zip(letters, shape, strict=True):
+            if sizes.get(letter, size) not in (1, size) and size != 1:
+                raise ValueError(f"Einsum uses {letter!r} for {sizes[letter]} and for {size}")
             sizes[letter] = max(size, sizes.get(letter, 1))
     return sizes
 

@@ -1,9 +1,10 @@
 """The shape of every value of a graph, at given sizes of its inputs."""
 
+import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 
 import numpy as np
 import onnx
@@ -16,6 +17,7 @@ from spartan_planner.graph_skeleton.text import MAX_WEIGHT_BYTES
 from spartan_planner.onnx_sessions import Session, open_session, random_inputs, session_options
 
 Shape = tuple[int, ...]
+_FATAL_ONLY = 4
 
 
 def runtime_inputs(model: ModelProto) -> list[ValueInfoProto]:
@@ -91,7 +93,7 @@ def value_shapes(model: ModelProto, input_shapes: Sequence[Shape]) -> dict[str, 
         ModelError: shapes are left open and the model cannot be run.
     """
     fixed = _at_shapes(model, input_shapes)
-    with _native_messages_off():
+    with _messages_off():
         inferred = onnx.shape_inference.infer_shapes(fixed, data_prop=True)
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     for item in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):
@@ -146,9 +148,16 @@ def _observed(
     model.graph.output.extend(ValueInfoProto(name=name) for name in names)
     options = session_options(1)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = open_session(model.SerializeToString(), {}, options)
-    inputs = random_inputs(session.inference, input_shapes)
-    outputs = Session(session.inference, inputs).run()
+    options.log_severity_level = _FATAL_ONLY
+    try:
+        with _messages_off():
+            session = open_session(model.SerializeToString(), {}, options)
+            inputs = random_inputs(session.inference, input_shapes)
+            outputs = Session(session.inference, inputs).run()
+    except ModelError as error:
+        raise ModelError(
+            f"the shape of {names[0]!r} can only be found by running the model: {error}"
+        ) from error
     return {name: _shape_of(output) for name, output in zip(names, outputs, strict=True)}
 
 
@@ -160,14 +169,15 @@ def _shape_of(output: object) -> Shape:
 
 
 @contextmanager
-def _native_messages_off() -> Iterator[None]:
-    """Keep what C++ writes to the standard error while it infers off the screen."""
+def _messages_off() -> Iterator[None]:
+    """Keep what the libraries print over an invalid graph, in C++ too, off the screen."""
     sys.stderr.flush()
     kept = os.dup(2)
     sink = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(sink, 2)
-        yield
+        with redirect_stdout(io.StringIO()):
+            yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)

@@ -9,11 +9,12 @@ from pathlib import Path
 import onnx_ir as ir
 from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
 from onnx import ModelProto, NodeProto
+from onnx.shape_inference import InferenceError
 
 from cost_models import LayerWorkload, UnpricedOperation, Workload
 from cost_models.workload import ActivationProduct, SlicedWeight
 from spartan_planner.errors import ModelError
-from spartan_planner.graph_skeleton import graph_text
+from spartan_planner.graph_skeleton import graph_text_of_proto
 from spartan_planner.graph_skeleton.tensors import graphs_of, num_elements
 from spartan_planner.onnx_workload.convolutions import read_convolution
 from spartan_planner.onnx_workload.products import (
@@ -51,8 +52,11 @@ _DATA_MOVEMENT = frozenset(
     }
 )
 
-_BROKEN = (ArithmeticError, EncodeError, LookupError, MemoryError, RecursionError, RuntimeError)
-_BROKEN_VALUES = (TypeError, ValueError)
+_BROKEN = (
+    *(ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError),
+    *(EncodeError, InferenceError),
+)
+"""What the libraries raise over files that parse and make no sense: any field may hold anything."""
 
 
 def workload_of_onnx(path: Path, input_shapes: Sequence[Sequence[int]] | None = None) -> Workload:
@@ -77,7 +81,7 @@ def workload_of_onnx(path: Path, input_shapes: Sequence[Sequence[int]] | None = 
     model = read_hollow_checked(path)
     try:
         return _describe(model, path, input_shapes)
-    except (*_BROKEN, *_BROKEN_VALUES) as error:
+    except _BROKEN as error:
         raise _not_valid(path, error) from error
 
 
@@ -93,7 +97,7 @@ def weight_uses_of_onnx(
     try:
         graph = shaped_graph(model, input_shapes_of(model, input_shapes))
         readings = [item for node in graph.model.graph.node for item in read_node(node, graph)]
-    except (*_BROKEN, *_BROKEN_VALUES) as error:
+    except _BROKEN as error:
         raise _not_valid(path, error) from error
     return tuple(item for item in readings if isinstance(item, WeightUse))
 
@@ -106,7 +110,7 @@ def read_hollow_checked(path: Path) -> ModelProto:
     """
     try:
         return read_hollow(path)
-    except (*_BROKEN, *_BROKEN_VALUES) as error:
+    except _BROKEN as error:
         raise _not_valid(path, error) from error
 
 
@@ -152,8 +156,8 @@ def _describe(model: ModelProto, path: Path, given: Sequence[Sequence[int]] | No
         layers=tuple(_layer(items, graph.batch_size) for items in uses.values()),
         unpriced=_unpriced(readings, graph),
         products=_products([item for _, reading in readings for item in reading], graph.batch_size),
-        graph=graph_text(
-            ir.serde.deserialize_model(model),
+        graph=graph_text_of_proto(
+            model,
             input_shapes,
             {name: name for name in uses if name in names},
         ),
