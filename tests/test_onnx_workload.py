@@ -456,12 +456,18 @@ def randomized(build):
     return model
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_the_exported_network_has_the_workload_of_the_torch_network(path, name):
-    build, inputs = NETWORKS[name]
+@pytest.fixture(scope="module", params=NETWORKS)
+def exported(request, tmp_path_factory):
+    build, inputs = NETWORKS[request.param]
     model = randomized(build)
+    path = tmp_path_factory.mktemp(request.param) / "m.onnx"
     ir.save(torch_to_onnx(model, inputs), path)
-    ours, theirs = workload_of_onnx(path), extract_workload(model, inputs, name)
+    return path, model, inputs
+
+
+def test_the_exported_network_has_the_workload_of_the_torch_network(exported):
+    path, model, inputs = exported
+    ours, theirs = workload_of_onnx(path), extract_workload(model, inputs, "torch")
     kinds = [
         sorted(
             (
@@ -486,11 +492,8 @@ def test_the_exported_network_has_the_workload_of_the_torch_network(path, name):
     assert ours.num_parameters - scalars == theirs.num_parameters - folded
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_the_graph_of_the_workload_runs(path, name):
-    build, inputs = NETWORKS[name]
-    model = randomized(build)
-    ir.save(torch_to_onnx(model, inputs), path)
+def test_the_graph_of_the_workload_runs(exported):
+    path, model, inputs = exported
     workload = workload_of_onnx(path)
     graph = graph_of_text(workload.graph)
     inference = open_session(graph.model.SerializeToString(), {}).inference
