@@ -29,7 +29,7 @@ WEIGHT = RNG.standard_normal((64, 3, 3, 3)).astype(np.float32)
 
 
 def convolution(weight=WEIGHT, **constants) -> ModelProto:
-    return onnx_model([conv_node(), *()], {"w": weight, **constants}, {"x": (1, 3, 8, 8)}, ["y"])
+    return onnx_model([conv_node()], {"w": weight, **constants}, {"x": (1, 3, 8, 8)}, ["y"])
 
 
 def text_of(model: ModelProto, shapes=((1, 3, 8, 8),), names=None) -> str:
