@@ -19,6 +19,8 @@ TORCH_FREE = (
     "spartan_planner.planning",
     "spartan_planner.lowering",
     "spartan_planner.profiling",
+    "spartan_planner.graph_skeleton",
+    "spartan_planner.onnx_workload",
     "spartan_planner.verification",
     "spartan_planner.report",
     "spartan_planner.cli",
