@@ -256,7 +256,8 @@ def _solve(points: Sequence[_Point], prior: _Vector) -> _Vector:
 
 def _bounded(solution: _Vector) -> _Vector:
     least = (0.0, 1 / MAX_COMPUTE_EFFICIENCY, 1 / MAX_BANDWIDTH_EFFICIENCY)
-    return np.maximum(solution, np.array(least))
+    bounded: _Vector = np.maximum(solution, np.array(least))
+    return bounded
 
 
 def _coefficients(name: str, solution: _Vector, is_pooled: bool) -> RooflineClass:
