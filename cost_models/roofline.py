@@ -213,12 +213,13 @@ def roofline_ms(
     """
     launches = work.num_operations * facts.launch_overhead_us.value * 1e-3
     overhead = launches + coefficients.overhead_ms
-    bandwidth = facts.bandwidth_gb_per_s.value * 1e6 * coefficients.bandwidth_efficiency
+    # Divided one by one: a product of two tiny figures could be zero.
+    moves = work.num_bytes / facts.bandwidth_gb_per_s.value / coefficients.bandwidth_efficiency
     compute = 0.0
     if work.num_flops:
-        rate = peak_gflop_per_s(facts, dtype) * 1e6 * coefficients.compute_efficiency
-        compute = work.num_flops / rate
-    return overhead + compute + work.num_bytes / bandwidth
+        peak = peak_gflop_per_s(facts, dtype)
+        compute = work.num_flops / peak / coefficients.compute_efficiency
+    return overhead + (compute + moves) * 1e-6
 
 
 def peak_gflop_per_s(facts: DeviceFacts, dtype: str) -> float:

@@ -238,15 +238,14 @@ def _solve(points: Sequence[_Point], prior: _Vector) -> _Vector:
     design = np.array([point.features for point in points]) / measured[:, None]
     scale = np.where(prior > 0, prior, float(np.median(measured)))
     towards = np.where(prior > 0, 1.0, 0.0)
-
-    def residuals(scaled: _Vector) -> _Vector:
-        errors = design @ (scaled * scale) + launch / measured - 1
-        return np.concatenate([errors, PRIOR_WEIGHT * (scaled - towards)])
-
+    # One row per time and one per coefficient; the rows of the latter are the pull.
+    matrix = np.concatenate([design * scale, PRIOR_WEIGHT * np.eye(len(scale))])
+    wanted = np.concatenate([1 - launch / measured, PRIOR_WEIGHT * towards])
     lower = _bounded(np.zeros(3)) / scale
     solution = least_squares(
-        residuals,
+        lambda scaled: matrix @ scaled - wanted,
         np.maximum(towards, lower + 1e-3),
+        jac=lambda _: matrix,
         bounds=(lower, np.inf),
         loss="soft_l1",
         f_scale=OUTLIER_SCALE,
