@@ -150,3 +150,15 @@ def test_latency_adds_up_the_uses_of_a_weight_at_their_own_shapes():
     assert latency.dense_cost(layer, profile) == 2 * 1.0 + 0.25
     cost = latency.linear_cost(layer, Layout.parse("tile:32x1@16"), profile)
     assert cost.fixed == pytest.approx(3 * 0.1)
+
+
+@given(CASES, st.floats(0, 1))
+def test_facts_alone_price_every_layer_and_never_at_zero(case, density):
+    name, layer, text = case
+    model, layout = cost_model(name), Layout.parse(text)
+    facts_only = profile_of()
+    cost = model.linear_cost(layer, layout, facts_only)
+    num_blocks = layout.num_whole_blocks(layer.shape.weight_shape)
+    assert cost.dense == model.dense_cost(layer, facts_only) > 0
+    assert 0 <= cost.best(density * num_blocks) <= cost.dense
+    assert cost.best(num_blocks) > 0

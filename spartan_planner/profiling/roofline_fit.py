@@ -242,10 +242,18 @@ def _solve(points: Sequence[_Point], prior: _Vector) -> _Vector:
     matrix = np.concatenate([design * scale, PRIOR_WEIGHT * np.eye(len(scale))])
     wanted = np.concatenate([1 - launch / measured, PRIOR_WEIGHT * towards])
     lower = _bounded(np.zeros(3)) / scale
+
+    def residuals(scaled: _Vector) -> _Vector:
+        errors: _Vector = matrix @ scaled - wanted
+        return errors
+
+    def jacobian(_: _Vector) -> _Vector:
+        return matrix
+
     solution = least_squares(
-        lambda scaled: matrix @ scaled - wanted,
+        residuals,
         np.maximum(towards, lower + 1e-3),
-        jac=lambda _: matrix,
+        jac=jacobian,
         bounds=(lower, np.inf),
         loss="soft_l1",
         f_scale=OUTLIER_SCALE,
