@@ -3,7 +3,9 @@
 import json
 
 import pytest
+from builders import profile_of
 
+from cost_models import write_document
 from spartan_planner.cli.app import run
 
 NETWORK = """
@@ -167,6 +169,19 @@ def test_a_plan_for_another_model_is_refused_everywhere(folder, capsys):
         assert code == 2
         assert "make a plan for this model" in err
     assert not (folder / "x").exists()
+
+
+def test_plan_warns_of_layers_that_nobody_measured(folder, capsys):
+    write_document(folder / "facts.yaml", profile_of())
+    plan = ("plan", "mine:network", "--input-shape", "1,1,8,8", "--profile", "facts.yaml")
+    code, out, err = call(capsys, *plan, "-b", "latency=70%", "-o", "plan.yaml")
+    assert code == 0, err
+    warning = "warning: the latency of every layer was estimated, since profile 'made-up' did not"
+    assert warning in " ".join(out.split())
+    code, out, err = call(capsys, *plan, "-b", "latency=70%", "-o", "plan.yaml", "--json")
+    assert code == 0, err
+    (told,) = json.loads(out)["warnings"]
+    assert told.endswith("or profile this workload on the device")
 
 
 COMMANDS = (

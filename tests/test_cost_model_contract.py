@@ -132,22 +132,9 @@ def test_uses_of_a_tied_weight_are_all_charged(name):
     assert model.dense_cost(thrice, PROFILE) == pytest.approx(3 * model.dense_cost(once, PROFILE))
 
 
-@pytest.mark.parametrize(
-    ("layer", "layout", "profile", "message"),
-    [
-        (LAYERS[0], LAYOUTS[1], None, "give a profile"),
-        (
-            LayerWorkload("new", conv_shape(8, 8), 1),
-            LAYOUTS[1],
-            PROFILE,
-            "no measurement for .*new",
-        ),
-        (LAYERS[0], "tile:16x1", PROFILE, "no time for layer layer0 in layout tile:16x1"),
-    ],
-)
-def test_unmeasured_latency_is_refused_never_priced_at_zero(layer, layout, profile, message):
-    with pytest.raises(CostModelError, match=message):
-        cost_model("latency").linear_cost(layer, Layout.parse(layout), profile)
+def test_latency_of_a_layer_needs_a_profile():
+    with pytest.raises(CostModelError, match="give a profile"):
+        cost_model("latency").linear_cost(LAYERS[0], Layout.parse(LAYOUTS[1]), None)
 
 
 def test_latency_of_a_model_needs_a_profile():
@@ -163,3 +150,15 @@ def test_latency_adds_up_the_uses_of_a_weight_at_their_own_shapes():
     assert latency.dense_cost(layer, profile) == 2 * 1.0 + 0.25
     cost = latency.linear_cost(layer, Layout.parse("tile:32x1@16"), profile)
     assert cost.fixed == pytest.approx(3 * 0.1)
+
+
+@given(CASES, st.floats(0, 1))
+def test_facts_alone_price_every_layer_and_never_at_zero(case, density):
+    name, layer, text = case
+    model, layout = cost_model(name), Layout.parse(text)
+    facts_only = profile_of()
+    cost = model.linear_cost(layer, layout, facts_only)
+    num_blocks = layout.num_whole_blocks(layer.shape.weight_shape)
+    assert cost.dense == model.dense_cost(layer, facts_only) > 0
+    assert 0 <= cost.best(density * num_blocks) <= cost.dense
+    assert cost.best(num_blocks) > 0

@@ -17,9 +17,11 @@ from cost_models import (
     read_document,
     write_document,
 )
+from cost_models.roofline import layer_class
 from spartan_planner.errors import CostModelError, ProfileError
 from spartan_planner.profiling import ProfileSettings, Yardstick, make_profile, quiet_rounds
 from spartan_planner.profiling import profile as profile_module
+from spartan_planner.profiling.facts import device_category
 from spartan_planner.profiling.treatments import candidate_layouts, kept_block_counts
 
 SETTINGS = ProfileSettings(name="tiny", num_rounds=3, min_rounds=3)
@@ -98,6 +100,15 @@ def test_profile_says_where_it_comes_from(measured):
     assert (
         datetime.datetime.fromisoformat(measured.measurement.provenance.date).tzinfo == datetime.UTC
     )
+
+
+def test_profile_holds_facts_and_a_calibrated_roofline(measured):
+    assert measured.facts.peak_gflop_per_s["float32"].source == "measured"
+    assert measured.category == device_category()
+    assert measured.roofline.is_calibrated
+    assert measured.roofline.median_error is not None
+    known = {item.layer_class for item in measured.roofline.classes}
+    assert known >= {layer_class(layer.shape) for layer in measured.layers} | {"any"}
 
 
 def test_measured_profile_survives_its_file(measured, tmp_path):

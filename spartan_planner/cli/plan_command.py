@@ -79,6 +79,8 @@ def plan_command(
     if made.unpriced_operations:
         names = ", ".join(f"{op} x{count}" for op, count in made.unpriced_operations.items())
         show(f"not in any cost, since no weight of a layer is consumed: {names}")
+    for warning in made.warnings:
+        show(f"warning: {warning}")
     for cost, reason in made.not_priced.items():
         show(f"{cost} cannot be told: {reason}")
     show(f"retains {made.retained_value:.1%} of the sum of absolute weights")
@@ -98,6 +100,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "totals": plain["totals"],
         "not_priced": plain["not_priced"],
         "unpriced_operations": plain["unpriced_operations"],
+        "warnings": plain["warnings"],
         "retained_value": plan.retained_value,
         "layers": plain["layers"],
     }

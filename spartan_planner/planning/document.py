@@ -173,6 +173,7 @@ class Plan:
         retained_value: share of the sum of absolute weights of all layers that is kept.
         schedule: how to train.
         layers: every layer of the workload.
+        warnings: what to know before trusting the figures, such as layers that were estimated.
     """
 
     schema_version: Literal[1]
@@ -188,6 +189,7 @@ class Plan:
     retained_value: float
     schedule: Schedule
     layers: tuple[PlanLayer, ...]
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse plans that break their own promise."""

@@ -36,6 +36,7 @@ from spartan_planner.planning.document import (
     PlanProfile,
     Schedule,
 )
+from spartan_planner.planning.estimate_warnings import estimate_warnings
 from spartan_planner.planning.pricing import PricedModel, price_by_others, price_model
 
 ROUNDING = 1e-12
@@ -119,6 +120,7 @@ def make_plan(
         retained_value=min(1.0, allocation.value / max(sum(total_values.values()), 1e-300)),
         schedule=schedule or Schedule(),
         layers=planned,
+        warnings=estimate_warnings(workload, planned, profile) if profile else (),
     )
 
 
