@@ -1,0 +1,149 @@
+"""Energy of one pass against figures worked out by hand and against the runtime's own shapes."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from builders import FACTS, conv_shape, linear_shape, profile_of, workload_of
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cost_models import (
+    ActivationProduct,
+    CostModelError,
+    DeviceFacts,
+    LayerShape,
+    LayerWorkload,
+    Layout,
+    cost_model,
+)
+from cost_models.activations import num_macs, num_output_elements, num_rows
+
+ENERGY = cost_model("energy")
+PROFILE = profile_of()
+ROUNDING = 1e-12
+"""Relative; a handful of float64 operations."""
+
+# The profile's: 4 pJ per float32 multiply-add, 100 pJ per byte.
+MAC, BYTE = 4e-12, 100e-12
+
+
+def test_dense_layer_by_hand():
+    layer = LayerWorkload("w", conv_shape(64, 32, input_shape=(2, 32, 8, 8)), 64)
+    macs = 64 * 32 * 9 * 64 * 2
+    num_bytes = 4 * (64 * 32 * 9 + 2 * 32 * 64 + 2 * 64 * 64)
+    expected = macs * MAC + num_bytes * BYTE
+    assert ENERGY.dense_cost(layer, PROFILE) == pytest.approx(expected, rel=ROUNDING)
+
+
+def test_lowered_layer_by_hand():
+    layer = LayerWorkload("w", conv_shape(64, 32), 64)
+    cost = ENERGY.linear_cost(layer, Layout.parse("tile:32x1@16"), PROFILE)
+    # One block: 16 inputs of each of two groups of 32 outputs.
+    macs = 64 * 16 * 9 * 64
+    weights, indices, gathered = 4 * 64 * 16 * 9, 8 * 2 * 16, 3 * 4 * 2 * 16 * 64
+    per_block = macs * MAC + (weights + indices + gathered) * BYTE
+    assert cost.per_block == pytest.approx(per_block, rel=ROUNDING)
+    assert cost.fixed == pytest.approx(4 * 64 * 64 * BYTE, rel=ROUNDING)
+    assert cost.source == "estimated"
+
+
+def test_elements_by_hand():
+    layer = LayerWorkload("w", linear_shape(10, 20, tokens=(7,)), 7)
+    cost = ENERGY.linear_cost(layer, Layout.parse("element"), PROFILE)
+    assert cost.per_block == pytest.approx(7 * MAC + (4 + 8) * BYTE, rel=ROUNDING)
+    assert cost.fixed == pytest.approx(4 * 7 * (10 + 20) * BYTE, rel=ROUNDING)
+
+
+def test_weights_move_once_and_activations_at_every_use():
+    once = LayerWorkload("w", conv_shape(64, 32), 64)
+    twice = replace(once, positions=128, num_uses=2)
+    weights = 4 * 64 * 32 * 9 * BYTE
+    single = ENERGY.dense_cost(once, PROFILE) - weights
+    assert ENERGY.dense_cost(twice, PROFILE) == pytest.approx(weights + 2 * single, rel=ROUNDING)
+
+
+@pytest.mark.parametrize(("num_looked_up", "num_read"), [(3, 3), (50, 50), (80, 50)])
+def test_tables_move_the_rows_that_are_looked_up(num_looked_up, num_read):
+    shape = LayerShape("embedding", (50, 16), (1, num_looked_up))
+    expected = 4 * 16 * num_read + 8 * num_looked_up + 4 * 16 * num_looked_up
+    layer = LayerWorkload("table", shape, num_looked_up)
+    assert ENERGY.dense_cost(layer, PROFILE) == pytest.approx(expected * BYTE, rel=ROUNDING)
+
+
+def test_rest_holds_the_products_of_activations():
+    product = ActivationProduct("bmm", (4, 7, 16), (4, 16, 5), num_calls=3, macs=3 * 4 * 7 * 16 * 5)
+    workload = replace(
+        workload_of(LayerWorkload("w", linear_shape(), 1)), products=(product, product)
+    )
+    num_bytes = 4 * (4 * 7 * 16 + 4 * 16 * 5 + 4 * 7 * 5)
+    expected = 2 * 3 * (4 * 7 * 16 * 5 * MAC + num_bytes * BYTE)
+    assert ENERGY.rest(workload, PROFILE) == pytest.approx(expected, rel=ROUNDING)
+    assert ENERGY.rest(workload_of(), None) == 0
+
+
+def test_element_type_picks_the_energy_of_its_arithmetic():
+    fact = FACTS.energy_pj_per_mac["float32"]
+    facts = replace(FACTS, energy_pj_per_mac={"float32": fact, "int8": replace(fact, value=0.25)})
+    profile = replace(PROFILE, facts=facts)
+    layer = LayerWorkload("w", conv_shape(64, 32, dtype="int8"), 64)
+    num_bytes = 64 * 32 * 9 + 32 * 64 + 64 * 64
+    expected = 64 * 32 * 9 * 64 * 0.25e-12 + num_bytes * BYTE
+    assert ENERGY.dense_cost(layer, profile) == pytest.approx(expected, rel=ROUNDING)
+
+
+WITHOUT_BYTES = DeviceFacts(
+    FACTS.peak_gflop_per_s, FACTS.bandwidth_gb_per_s, FACTS.launch_overhead_us,
+    energy_pj_per_mac=FACTS.energy_pj_per_mac,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("profile", "dtype", "message"),
+    [
+        (None, "float32", "energy depends on the device; give a profile"),
+        (replace(PROFILE, facts=WITHOUT_BYTES), "float32", "has no energy_pj_per_byte, without"),
+        (PROFILE, "float16", "has no energy_pj_per_mac of float16, without"),
+    ],
+)
+def test_what_the_profile_lacks_is_refused_never_priced_at_zero(profile, dtype, message):
+    layer = LayerWorkload("w", conv_shape(64, 32, dtype=dtype), 64)
+    with pytest.raises(CostModelError, match=message):
+        ENERGY.dense_cost(layer, profile)
+    with pytest.raises(CostModelError, match=message):
+        ENERGY.linear_cost(layer, Layout.parse("element"), profile)
+
+
+@given(
+    op=st.sampled_from(["conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d"]),
+    groups=st.sampled_from([1, 2]),
+    kernel=st.integers(1, 3),
+    side=st.integers(7, 10),
+    stride=st.integers(1, 3),
+    padding=st.integers(0, 1),
+    dilation=st.integers(1, 2),
+    batch=st.integers(1, 3),
+)
+def test_sizes_of_convolutions_are_torchs(
+    op, groups, kernel, side, stride, padding, dilation, batch
+):
+    rank = int(op[-2])
+    is_transposed = "transpose" in op
+    weight_shape = ((4, 6) if is_transposed else (6, 4 // groups)) + (kernel,) * rank
+    x = torch.zeros(batch, 4, *(side,) * rank, device="meta")
+    weight = torch.zeros(weight_shape, device="meta")
+    options = {"stride": stride, "padding": min(padding, kernel // 2), "dilation": dilation}
+    y = getattr(torch.nn.functional, op)(x, weight, groups=groups, **options)
+    figures = {name: (value,) * rank for name, value in options.items()}
+    shape = LayerShape(op, weight_shape, tuple(x.shape), groups=groups, **figures)
+    assert num_output_elements(shape) == y.numel()
+    places = (x if is_transposed else y).shape
+    assert num_rows(shape) == places[0] * math.prod(places[2:])
+    assert num_macs(shape) == np.prod(weight_shape) * num_rows(shape)
+
+
+def test_defaults_of_a_convolution_are_stride_one_and_no_padding():
+    shape = LayerShape("conv2d", (8, 4, 3, 3), (2, 4, 10, 12))
+    assert num_output_elements(shape) == 2 * 8 * 8 * 10
