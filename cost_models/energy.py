@@ -5,26 +5,25 @@ at the batch of the workload.  Bytes moved are the weights in the exported form 
 once, and the activations that every use reads and writes.  The model knows no caches: it tells what
 the arithmetic and the traffic of one pass take, not what a wall plug would show.
 
-Tiles are priced as lowered.  A ``Gather`` reads the kept inputs of every group of outputs and writes
-them, and the convolution reads them again: three times their bytes, all in proportion to what is
-kept; what is written in the end is fixed.  For ``element`` inputs and outputs are both fixed.
+Tiles are priced as lowered, with what filling up the last group adds.  A ``Gather`` reads the kept
+inputs of every group of outputs and writes them, and the convolution reads them again: all that is
+in proportion to what is kept; what is written in the end is fixed.  For ``element`` inputs and
+outputs are both fixed.
 """
 
 import math
+from collections.abc import Iterable
 
-from cost_models.activations import num_macs, num_output_elements, num_rows
 from cost_models.device_profile import DeviceProfile
-from cost_models.element_types import bytes_per_element
 from cost_models.errors import CostModelError
+from cost_models.flops import FLOPS_PER_MAC
 from cost_models.layout import Layout, LayoutKind
 from cost_models.linear_cost import LinearCost
-from cost_models.memory import BYTES_PER_INDEX, MemoryCost, num_groups
-from cost_models.workload import ActivationProduct, LayerShape, LayerWorkload, Workload
+from cost_models.memory import MemoryCost
+from cost_models.roofline import LayerWork, bytes_per_number, layer_work, lowered_work
+from cost_models.workload import ActivationProduct, LayerWorkload, Workload
 
 JOULES_PER_PJ = 1e-12
-
-GATHER_MOVES = 3
-"""How often a gathered input moves: read by ``Gather``, written by it, read by the convolution."""
 
 
 class EnergyCost:
@@ -40,9 +39,9 @@ class EnergyCost:
         Raises:
             CostModelError: the profile does not tell the device's energies.
         """
+        work = [layer_work(use) for use in layer.uses]
         num_bytes = MemoryCost().dense_cost(layer, profile) * _share_read(layer)
-        num_bytes += sum(input_bytes(use) + output_bytes(use) for use in layer.uses)
-        return _joules(_macs(layer), num_bytes, layer.shape.dtype, profile)
+        return _joules(_macs(work), num_bytes + _activation_bytes(work), layer.shape.dtype, profile)
 
     def linear_cost(
         self, layer: LayerWorkload, layout: Layout, profile: DeviceProfile | None
@@ -52,21 +51,20 @@ class EnergyCost:
         Raises:
             CostModelError: the profile does not tell the device's energies.
         """
-        dtype = layer.shape.dtype
+        dtype, share = layer.shape.dtype, _share_read(layer)
         stored = MemoryCost().linear_cost(layer, layout, profile)
         num_blocks = layout.num_whole_blocks(layer.shape.weight_shape)
-        share = _share_read(layer)
-        fixed = stored.fixed * share + sum(map(output_bytes, layer.uses))
-        gathered = 0.0
-        if layout.kind is LayoutKind.ELEMENT:
-            fixed += sum(map(input_bytes, layer.uses))
-        else:
-            gathered = sum(gathered_bytes(use, layout.tile_outputs) for use in layer.uses)
-        per_block = stored.per_block * share + GATHER_MOVES * gathered / num_blocks
+        none, everything = _work_between(layer, layout)
+        moved = _activation_bytes(everything) - _activation_bytes(none)
         return LinearCost(
             dense=self.dense_cost(layer, profile),
-            fixed=_joules(0, fixed, dtype, profile),
-            per_block=_joules(_macs(layer) / num_blocks, per_block, dtype, profile),
+            fixed=_joules(0, stored.fixed * share + _activation_bytes(none), dtype, profile),
+            per_block=_joules(
+                _macs(everything) / num_blocks,
+                stored.per_block * share + moved / num_blocks,
+                dtype,
+                profile,
+            ),
             unit=self.unit,
             source="estimated",
         )
@@ -78,46 +76,46 @@ class EnergyCost:
             CostModelError: the profile does not tell the device's energies.
         """
         dtype = workload.layers[0].shape.dtype if workload.layers else "float32"
-        width = bytes_per_element(dtype)
         return sum(
-            _joules(*_product_figures(product, width), dtype, profile)
+            _joules(*_product_figures(product, dtype), dtype, profile)
             for product in workload.products
         )
 
 
-def input_bytes(shape: LayerShape) -> float:
-    """Return the bytes of the activations that one use reads."""
-    width = BYTES_PER_INDEX if shape.op == "embedding" else bytes_per_element(shape.dtype)
-    return math.prod(shape.input_shape) * width
+def _work_between(layer: LayerWorkload, layout: Layout) -> tuple[list[LayerWork], list[LayerWork]]:
+    """Work of every use with nothing kept and with everything kept; linear in between."""
+    if layout.kind is LayoutKind.ELEMENT:
+        work = [layer_work(use) for use in layer.uses]
+        return work, work
+    none, everything = (
+        [lowered_work(use, layout, share) for use in layer.uses] for share in (0.0, 1.0)
+    )
+    return none, everything
 
 
-def output_bytes(shape: LayerShape) -> float:
-    """Return the bytes of the activations that one use writes."""
-    return num_output_elements(shape) * bytes_per_element(shape.dtype)
-
-
-def gathered_bytes(shape: LayerShape, tile_outputs: int) -> float:
-    """Return the bytes gathered for one use if every group of outputs kept every input."""
-    return num_groups(shape, tile_outputs) * input_bytes(shape)
-
-
-def _product_figures(product: ActivationProduct, width: float) -> tuple[float, float]:
+def _product_figures(product: ActivationProduct, dtype: str) -> tuple[float, float]:
     """Multiply-adds and bytes of all calls of one product, at the batch that its shapes hold."""
     left, right = math.prod(product.left_shape), math.prod(product.right_shape)
     macs = left * product.right_shape[-1]
-    output = macs // product.left_shape[-1]
-    return float(product.num_calls * macs), product.num_calls * (left + right + output) * width
+    num_elements = left + right + macs // product.left_shape[-1]
+    num_bytes = num_elements * bytes_per_number(dtype)
+    return float(product.num_calls * macs), float(product.num_calls * num_bytes)
 
 
 def _share_read(layer: LayerWorkload) -> float:
     """The share of the stored weight that a pass reads: of a table the rows looked up at most."""
     if layer.shape.op != "embedding":
         return 1.0
-    return min(1.0, sum(map(num_rows, layer.uses)) / layer.shape.weight_shape[0])
+    num_rows = sum(math.prod(use.input_shape) for use in layer.uses)
+    return min(1.0, num_rows / layer.shape.weight_shape[0])
 
 
-def _macs(layer: LayerWorkload) -> float:
-    return float(sum(map(num_macs, layer.uses)))
+def _macs(work: Iterable[LayerWork]) -> float:
+    return sum(use.num_flops for use in work) / FLOPS_PER_MAC
+
+
+def _activation_bytes(work: Iterable[LayerWork]) -> float:
+    return sum(use.num_input_bytes + use.num_output_bytes for use in work)
 
 
 def _joules(macs: float, num_bytes: float, dtype: str, profile: DeviceProfile | None) -> float:

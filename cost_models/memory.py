@@ -20,9 +20,9 @@ running statistics, which a workload does not know.
 import math
 
 from cost_models.device_profile import DeviceProfile
-from cost_models.element_types import bytes_per_element
 from cost_models.layout import Layout, LayoutKind
 from cost_models.linear_cost import LinearCost
+from cost_models.roofline import bytes_per_number
 from cost_models.workload import LayerShape, LayerWorkload, Workload
 
 BYTES_PER_INDEX = 8
@@ -45,7 +45,7 @@ class MemoryCost:
         Raises:
             CostModelError: the size of the element type is not known.
         """
-        return layer.num_weights * bytes_per_element(layer.shape.dtype)
+        return float(layer.num_weights * bytes_per_number(layer.shape.dtype))
 
     def linear_cost(
         self, layer: LayerWorkload, layout: Layout, profile: DeviceProfile | None
@@ -71,8 +71,8 @@ class MemoryCost:
             CostModelError: the size of an element type is not known.
         """
         num_outside = workload.num_parameters - sum(layer.num_weights for layer in workload.layers)
-        widths = [bytes_per_element(layer.shape.dtype) for layer in workload.layers]
-        return num_outside * max(widths, default=bytes_per_element("float32"))
+        widths = [bytes_per_number(layer.shape.dtype) for layer in workload.layers]
+        return num_outside * max(widths, default=bytes_per_number("float32"))
 
 
 def num_groups(shape: LayerShape, tile_outputs: int) -> int:
@@ -85,7 +85,7 @@ def lowered_bytes(shape: LayerShape, tile_outputs: int) -> float:
     inputs, *kernel = shape.weight_shape[1:]
     num_elements = num_groups(shape, tile_outputs) * tile_outputs * inputs * math.prod(kernel)
     num_indices = num_groups(shape, tile_outputs) * inputs
-    return num_elements * bytes_per_element(shape.dtype) + BYTES_PER_INDEX * num_indices
+    return num_elements * bytes_per_number(shape.dtype) + BYTES_PER_INDEX * num_indices
 
 
 def padding_bytes(shape: LayerShape, tile_outputs: int) -> float:
@@ -93,4 +93,4 @@ def padding_bytes(shape: LayerShape, tile_outputs: int) -> float:
     num_added = num_groups(shape, tile_outputs) * tile_outputs - shape.weight_shape[0]
     if num_added == 0:
         return 0.0
-    return SLICE_BYTES + shape.has_bias * num_added * bytes_per_element(shape.dtype)
+    return SLICE_BYTES + shape.has_bias * num_added * bytes_per_number(shape.dtype)

@@ -265,9 +265,7 @@ def skips_zeros(shape: LayerShape, layout: Layout) -> bool:
     return layout.kind is LayoutKind.TILE and is_lowerable(shape)
 
 
-def n_m_ms(
-    shape: LayerShape, pattern: str, roofline: Roofline, facts: DeviceFacts
-) -> float | None:
+def n_m_ms(shape: LayerShape, pattern: str, roofline: Roofline, facts: DeviceFacts) -> float | None:
     """Return the estimated time of a layer pruned in an n:m pattern, such as ``2:4``.
 
     Arithmetic is faster by the device's stated factor and a share ``n / m`` of the weights is read,

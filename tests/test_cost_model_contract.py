@@ -168,7 +168,8 @@ def test_unit_of_the_profile_cancels_in_shares(name, factor):
             assert there.dense == pytest.approx(factor * here.dense, rel=ROUNDING)
             shares = [cost.break_even_density(num_blocks) for cost in (here, there)]
             assert shares[0] == pytest.approx(shares[1], rel=ROUNDING)
-            assert 0 < shares[0] < 1
+            # 0 where a few outputs would be filled up to a group of many.
+            assert 0 <= shares[0] < 1
 
 
 @pytest.mark.parametrize("name", cost_model_names())

@@ -1,14 +1,9 @@
 """Energy of one pass against figures worked out by hand and against the runtime's own shapes."""
 
-import math
 from dataclasses import replace
 
-import numpy as np
 import pytest
-import torch
 from builders import FACTS, conv_shape, linear_shape, profile_of, workload_of
-from hypothesis import given
-from hypothesis import strategies as st
 
 from cost_models import (
     ActivationProduct,
@@ -19,7 +14,6 @@ from cost_models import (
     Layout,
     cost_model,
 )
-from cost_models.activations import num_macs, num_output_elements, num_rows
 
 ENERGY = cost_model("energy")
 PROFILE = profile_of()
@@ -114,36 +108,3 @@ def test_what_the_profile_lacks_is_refused_never_priced_at_zero(profile, dtype, 
         ENERGY.dense_cost(layer, profile)
     with pytest.raises(CostModelError, match=message):
         ENERGY.linear_cost(layer, Layout.parse("element"), profile)
-
-
-@given(
-    op=st.sampled_from(["conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d"]),
-    groups=st.sampled_from([1, 2]),
-    kernel=st.integers(1, 3),
-    side=st.integers(7, 10),
-    stride=st.integers(1, 3),
-    padding=st.integers(0, 1),
-    dilation=st.integers(1, 2),
-    batch=st.integers(1, 3),
-)
-def test_sizes_of_convolutions_are_torchs(
-    op, groups, kernel, side, stride, padding, dilation, batch
-):
-    rank = int(op[-2])
-    is_transposed = "transpose" in op
-    weight_shape = ((4, 6) if is_transposed else (6, 4 // groups)) + (kernel,) * rank
-    x = torch.zeros(batch, 4, *(side,) * rank, device="meta")
-    weight = torch.zeros(weight_shape, device="meta")
-    options = {"stride": stride, "padding": min(padding, kernel // 2), "dilation": dilation}
-    y = getattr(torch.nn.functional, op)(x, weight, groups=groups, **options)
-    figures = {name: (value,) * rank for name, value in options.items()}
-    shape = LayerShape(op, weight_shape, tuple(x.shape), groups=groups, **figures)
-    assert num_output_elements(shape) == y.numel()
-    places = (x if is_transposed else y).shape
-    assert num_rows(shape) == places[0] * math.prod(places[2:])
-    assert num_macs(shape) == np.prod(weight_shape) * num_rows(shape)
-
-
-def test_defaults_of_a_convolution_are_stride_one_and_no_padding():
-    shape = LayerShape("conv2d", (8, 4, 3, 3), (2, 4, 10, 12))
-    assert num_output_elements(shape) == 2 * 8 * 8 * 10

@@ -1,7 +1,5 @@
 """Bytes of a model against the files that lowering and ONNX really write."""
 
-import math
-
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -9,7 +7,7 @@ import pytest
 from builders import conv_node, conv_shape, linear_shape, onnx_model, workload_of
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from cost_models import CostModelError, LayerWorkload, Layout, SlicedWeight, cost_model
 from spartan_planner.lowering import lower_graph
@@ -42,7 +40,7 @@ def lowered(weight, text, has_bias, num_uses=1) -> onnx.ModelProto:
         conv_node(source=name, output=f"y{name}", bias="b" if has_bias else None) for name in names
     ]
     model = onnx_model(
-        nodes, constants, {name: (1, inputs, 8, 8) for name in names}, [f"y{n}" for n in names]
+        nodes, constants, dict.fromkeys(names, (1, inputs, 8, 8)), [f"y{n}" for n in names]
     )
     graph = ir.from_proto(model)
     assert lower_graph(graph, {"w": Layout.parse(text)})
@@ -145,7 +143,7 @@ def test_elements_take_what_a_sparse_initializer_takes(density, dtype):
 
 @pytest.mark.parametrize(
     ("dtype", "num_bytes"),
-    [("float64", 8), ("float32", 4), ("bfloat16", 2), ("float16", 2), ("int8", 1), ("int4", 0.5)],
+    [("float64", 8), ("float32", 4), ("bfloat16", 2), ("float16", 2), ("int8", 1)],
 )
 def test_dense_takes_its_elements(dtype, num_bytes):
     layer = LayerWorkload("w", conv_shape(8, 4, dtype=dtype), 64, num_uses=3)
@@ -159,17 +157,7 @@ def test_sliced_weights_count_whole_once():
     assert MEMORY.dense_cost(layer, None) == 4 * 768
 
 
-def test_element_types_are_those_of_onnx():
-    from cost_models.element_types import BYTES_PER_ELEMENT
-
-    onnx_names = {"float32": "FLOAT", "float64": "DOUBLE", "float8_e4m3fn": "FLOAT8E4M3FN"}
-    for name, width in BYTES_PER_ELEMENT.items():
-        kind = getattr(TensorProto, onnx_names.get(name, name.upper().replace("FLOAT8_", "FLOAT8")))
-        itemsize = helper.tensor_dtype_to_np_dtype(kind).itemsize
-        assert math.ceil(width) == itemsize, name
-
-
 def test_unknown_element_types_are_refused_never_priced_at_zero():
     layer = LayerWorkload("w", conv_shape(8, 4, dtype="float3"), 64)
-    with pytest.raises(CostModelError, match=r"'float3' is not known; known are: float64"):
+    with pytest.raises(CostModelError, match="'float3' is not known; known are: float64"):
         MEMORY.dense_cost(layer, None)

@@ -1,13 +1,14 @@
-"""Figures that others published about ResNet-50, reproduced from our workload to their precision."""
+"""Figures that others published about ResNet-50, reproduced to their printed precision."""
 
 import csv
+import math
 from pathlib import Path
 
 import pytest
 
 from benchmarks.resnet50 import resnet50_workload
 from cost_models import Layout, cost_model
-from cost_models.activations import num_output_elements
+from cost_models.roofline import output_shape
 from spartan_planner.transport.densities import erk_densities, uniform_densities
 
 STR_TABLE = Path(__file__).parent / "data" / "str_resnet50_sparsities.csv"
@@ -22,8 +23,8 @@ RIGL = {
 }
 RIGL_DENSE_FLOPS = "8.2e+09"
 RIGL_FIRST_SIDE = 115
-"""RigL's counter pads the first convolution, whose input is padded already, a second time: 115 x 115
-places instead of 112 x 112."""
+"""RigL's counter pads the first convolution, whose input is padded already, a second time:
+115 x 115 places instead of 112 x 112."""
 
 RIGL_CONVENTION = 0.003
 """Absolute: what RigL's convention changes in these shares against multiply-adds alone."""
@@ -45,7 +46,7 @@ def rigl_flops(densities) -> float:
     """
     total = 0.0
     for layer, density in zip(WORKLOAD.layers, densities, strict=True):
-        num_outputs, macs = num_output_elements(layer.shape), float(layer.macs)
+        num_outputs, macs = math.prod(output_shape(layer.shape)), float(layer.macs)
         if layer.name == "conv1.weight":
             more = (RIGL_FIRST_SIDE / (layer.shape.input_shape[2] // 2)) ** 2
             num_outputs, macs = num_outputs * more, macs * more
