@@ -18,8 +18,8 @@ WORKLOAD = resnet50_workload()
 DENSE_MS, FIXED_MS, WHOLE_MS = 1.0, 0.25, 1.5
 """Made up: all weights kept cost 1.75 ms in the sparse form, so it pays below half of them."""
 
-CONVERGENCE = 1e-6
-"""Relative; where the fit's solver stops."""
+WHOLE_ELEMENTS = 2e-3
+"""Relative; 1 % of the 4096 elements of the smallest weight is 40.96, counted as 41."""
 
 
 def seconds(level: float) -> float:
@@ -42,8 +42,8 @@ def test_the_line_and_its_break_even_are_recovered(pruning_table):
     profile = profile_of(pruning_table, WORKLOAD)
     assert len(profile.layers) == len(WORKLOAD.shape_counts())
     for row in compare(pruning_table, profile.layers, WORKLOAD):
-        assert row.fitted_ms == pytest.approx(row.table_ms, rel=CONVERGENCE)
-        assert row.break_even_density == pytest.approx(0.5, rel=CONVERGENCE)
+        assert row.fitted_ms == pytest.approx(row.table_ms, rel=WHOLE_ELEMENTS)
+        assert row.break_even_density == pytest.approx(0.5, rel=WHOLE_ELEMENTS)
     assert profile.models[0].dense_ms == pytest.approx(40.0)
 
 
@@ -52,7 +52,7 @@ def test_the_profile_is_a_document_that_prices_the_model(pruning_table, tmp_path
     profile = read_document(tmp_path / "p.yaml", DeviceProfile, "profile")
     cost = cost_model("latency").linear_cost(WORKLOAD.layers[5], Layout.parse("element"), profile)
     assert cost.dense == pytest.approx(DENSE_MS)
-    assert cost.fixed == pytest.approx(FIXED_MS, rel=CONVERGENCE)
+    assert cost.fixed == pytest.approx(FIXED_MS, rel=WHOLE_ELEMENTS)
 
 
 def test_nodes_are_matched_in_order_and_medians_taken(tmp_path):
