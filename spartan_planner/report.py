@@ -1,5 +1,6 @@
 """Tables that people read; needs no torch."""
 
+from rich import box
 from rich.table import Table
 
 from cost_models import DeviceProfile, Workload
@@ -66,8 +67,9 @@ def advice_table(advice: Advice) -> Table:
     table = Table(
         title=f"What pays on {advice.profile} for {advice.model}",
         caption=f"speed-ups at densities; below {WORTHWHILE:g}x nothing is gained; ~ is estimated",
+        box=box.SIMPLE,
     )
-    table.add_column("layers")
+    table.add_column("layers", no_wrap=True)
     table.add_column("layout", no_wrap=True)
     densities = [f"{density:.0%}" for density in DENSITIES]
     for heading in ("share", "pays below", "range", *densities):
