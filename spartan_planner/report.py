@@ -72,8 +72,8 @@ def advice_table(advice: Advice) -> Table:
     table.add_column("layers", no_wrap=True)
     table.add_column("layout", no_wrap=True)
     densities = [f"{density:.0%}" for density in DENSITIES]
-    for heading in ("share", "pays below", "range", *densities):
-        table.add_column(heading, justify="right", no_wrap=heading != "pays below")
+    for heading in ("share", "pays below", *densities):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in advice.rows:
         least, median, greatest = row.break_even
         mark = "" if row.source == "measured" else "~"
@@ -81,8 +81,7 @@ def advice_table(advice: Advice) -> Table:
             f"{row.num_layers} {row.layer_class}",
             row.layout,
             f"{row.dense_share:.0%}",
-            f"{median:.0%}",
-            f"{least:.0%}-{greatest:.0%}",
+            f"{median:.0%} ({100 * least:.0f}-{100 * greatest:.0f})",
             *(f"{mark}{row.speedups[density]:.2f}x" for density in DENSITIES),
         )
     if advice.dense_only_share > 0:

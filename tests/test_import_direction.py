@@ -20,6 +20,7 @@ TORCH_FREE = (
     "spartan_planner.lowering",
     "spartan_planner.profiling",
     "spartan_planner.verification",
+    "spartan_planner.advice",
     "spartan_planner.report",
     "spartan_planner.cli",
 )
