@@ -22,6 +22,7 @@ TORCH_FREE = (
     "spartan_planner.graph_skeleton",
     "spartan_planner.onnx_workload",
     "spartan_planner.verification",
+    "spartan_planner.advice",
     "spartan_planner.report",
     "spartan_planner.cli",
 )
