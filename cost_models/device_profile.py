@@ -119,12 +119,15 @@ class RooflineClass:
         compute_efficiency: reached share of the peak rate of arithmetic.
         bandwidth_efficiency: reached share of the bandwidth.
         overhead_ms: time of a layer that neither explains.
+        is_pooled: whether too few layers of the class were measured for a fit of its own: it is
+            the fit of all layers, scaled to those few.
     """
 
     layer_class: str
     compute_efficiency: float
     bandwidth_efficiency: float
     overhead_ms: float
+    is_pooled: bool = False
 
     def __post_init__(self) -> None:
         """Refuse efficiencies that are not positive."""

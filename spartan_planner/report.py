@@ -3,6 +3,7 @@
 from rich.table import Table
 
 from cost_models import DeviceProfile, Workload
+from spartan_planner.advice import DENSITIES, WORTHWHILE, Advice
 from spartan_planner.planning import Plan, PlanBudget
 from spartan_planner.verification import Verification
 
@@ -57,6 +58,33 @@ def profile_table(profile: DeviceProfile) -> Table:
                 f"{share:.0%} density",
                 f"{sparse.max_fit_error:.1%}",
             )
+    return table
+
+
+def advice_table(advice: Advice) -> Table:
+    """One row per class of layers and layout: from where on it pays, and how much."""
+    table = Table(
+        title=f"What pays on {advice.profile} for {advice.model}",
+        caption=f"speed-ups at densities; below {WORTHWHILE:g}x nothing is gained; ~ is estimated",
+    )
+    table.add_column("layers")
+    table.add_column("layout", no_wrap=True)
+    densities = [f"{density:.0%}" for density in DENSITIES]
+    for heading in ("share", "pays below", "range", *densities):
+        table.add_column(heading, justify="right", no_wrap=heading != "pays below")
+    for row in advice.rows:
+        least, median, greatest = row.break_even
+        mark = "" if row.source == "measured" else "~"
+        table.add_row(
+            f"{row.num_layers} {row.layer_class}",
+            row.layout,
+            f"{row.dense_share:.0%}",
+            f"{median:.0%}",
+            f"{least:.0%}-{greatest:.0%}",
+            *(f"{mark}{row.speedups[density]:.2f}x" for density in DENSITIES),
+        )
+    if advice.dense_only_share > 0:
+        table.add_row("all else", "dense", f"{advice.dense_only_share:.0%}")
     return table
 
 

@@ -71,7 +71,8 @@ def test_prediction_is_the_cost_of_what_is_planned(budget):
     profile = small_profile()
     plan = plan_for(budget, profile=profile)
     assert plan.budget.cost == budget.split("=")[0]
-    assert {total.cost for total in (*plan.budgets, *plan.totals)} == {"latency", "flops", "params"}
+    told = {total.cost for total in (*plan.budgets, *plan.totals)}
+    assert told == {"latency", "flops", "params", "memory", "energy"}
     for total in (*plan.budgets, *plan.totals):
         assert total.predicted == pytest.approx(counted(plan, total.cost, profile), rel=ROUNDING)
         assert total.predicted == pytest.approx(plan.predicted(total.cost), rel=ROUNDING)
@@ -103,7 +104,7 @@ def test_ragged_blocks_are_predicted_for_what_they_hold(text):
 def test_without_a_profile_only_countable_costs_are_told():
     plan = plan_for("flops=50%")
     assert plan.profile is None
-    assert [total.cost for total in plan.totals] == ["params"]
+    assert [total.cost for total in plan.totals] == ["params", "memory"]
 
 
 def test_plan_names_what_it_was_made_from():

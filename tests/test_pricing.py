@@ -26,9 +26,9 @@ def test_a_layer_that_was_not_measured_has_no_price():
 @pytest.mark.parametrize(
     ("profile", "told", "not_told"),
     [
-        (None, {"params"}, set()),
-        (small_profile(), {"params", "latency"}, set()),
-        (profile_of(), {"params"}, {"latency"}),
+        (None, {"params", "memory"}, set()),
+        (small_profile(), {"params", "memory", "latency", "energy"}, set()),
+        (profile_of(), {"params", "memory", "energy"}, {"latency"}),
     ],
 )
 def test_others_are_told_or_reported_never_zero(profile, told, not_told):

@@ -27,9 +27,10 @@ from spartan_planner.profiling.benchmark_network import (
     lowered_network,
 )
 from spartan_planner.profiling.device import package_versions, this_device, this_runtime
-from spartan_planner.profiling.facts import facts_of_layers, uncalibrated_roofline
+from spartan_planner.profiling.facts import device_category, measure_facts
 from spartan_planner.profiling.fit import fit_linear
 from spartan_planner.profiling.node_times import ProfiledNetwork
+from spartan_planner.profiling.roofline_fit import fit_roofline
 from spartan_planner.profiling.run_overhead import measure_run_overhead_ms
 from spartan_planner.profiling.treatments import (
     DENSITIES,
@@ -108,12 +109,13 @@ def make_profile(
         layers, min(m.num_rounds for m in measured), time.monotonic() - start, yardstick_ms
     )
     run_overhead_ms = measure_run_overhead_ms(settings.num_threads)
+    facts = measure_facts(settings.num_threads)
     return DeviceProfile(
         schema_version=2,
         name=settings.name,
-        category="unknown",
-        facts=facts_of_layers(layers, run_overhead_ms),
-        roofline=uncalibrated_roofline(),
+        category=device_category(),
+        facts=facts,
+        roofline=fit_roofline(layers, facts),
         measurement=Measurement(device, this_runtime(), provenance),
         run_overhead_ms=run_overhead_ms,
         layers=tuple(layers),
