@@ -121,8 +121,8 @@ def _out_of_range(profile: DeviceProfile) -> Iterator[str]:
     for what, found, unit, (low, high) in checks:
         if not low <= found <= high:
             yield (
-                f"{what} of {found:.4g} {unit} is unusual for a device of category "
-                f"{profile.category!r}, where {low:g} to {high:g} is expected; check unit and device"
+                f"{what} of {found:.4g} {unit} is unusual for category {profile.category!r}, where "
+                f"{low:g} to {high:g} is expected; check unit and device"
             )
 
 

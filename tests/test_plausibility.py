@@ -67,7 +67,9 @@ def test_narrower_types_are_not_slower():
     peaks = dict(SOUND.facts.peak_gflop_per_s)
     peaks["float16"], peaks["int8"] = peaks["int8"], peaks["float16"]
     doubts = doubtful_figures(replace(SOUND, facts=replace(SOUND.facts, peak_gflop_per_s=peaks)))
-    assert doubts == ("the peak of int8 is below that of float16; check both against the data sheet",)
+    assert doubts == (
+        "the peak of int8 is below that of float16; check both against the data sheet",
+    )
 
 
 def test_measured_figures_need_no_data_sheet_but_a_plausible_size():

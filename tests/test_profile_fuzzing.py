@@ -113,9 +113,15 @@ def check(text):
     try:
         profile = parse_document(text, DeviceProfile, "profile mine.yaml")
     except DocumentError as error:
-        assert str(error).startswith("profile mine.yaml")
-        assert "\n" not in str(error)
+        message = str(error)
+    else:
+        check_sound(profile)
         return
+    assert message.startswith("profile mine.yaml")
+    assert "\n" not in message
+
+
+def check_sound(profile):
     assert all(math.isfinite(figure) and figure >= 0 for figure in figures(to_plain(profile)))
     facts = profile.facts
     assert all(fact.value > 0 for fact in facts.peak_gflop_per_s.values())

@@ -1,16 +1,20 @@
 """``profiles``: list, show and validate device profiles; needs no torch."""
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from cost_models import Workload, read_document
+from cost_models import DeviceProfile, Workload, read_document
 from cost_models.documents import to_plain
 from spartan_planner.bundled_profiles import bundled_profile_names, load_profile
 from spartan_planner.cli.options import AsJson, print_json
 from spartan_planner.console import show
+
+if TYPE_CHECKING:
+    from spartan_planner.advice import Advice
 
 
 class _ListOrShow(TyperGroup):
@@ -64,17 +68,20 @@ def show_command(
 ) -> None:
     """Show a profile's facts with their sources, its measurement and its layers."""
     loaded = load_profile(profile)
-    wanted = read_document(workload, Workload, "workload") if workload else None
+    advice = _advice(loaded, workload) if workload else None
     if as_json:
-        print_json(to_plain(loaded))
+        plain = to_plain(loaded)
+        print_json(plain | {"advice": _plain_advice(advice)} if advice else plain)
         return
     from spartan_planner.profile_report import estimates_table, facts_table, measurement_table
-    from spartan_planner.report import profile_table
+    from spartan_planner.report import advice_table, profile_table
 
     measurement = measurement_table(loaded)
     show(facts_table(loaded), estimates_table(loaded), *([measurement] if measurement else []))
     if loaded.layers:
         show(profile_table(loaded))
+    if advice:
+        show(advice_table(advice), "\n".join(advice.sentences()))
 
 
 @profiles_app.command("validate")
@@ -97,3 +104,13 @@ def validate_command(
             typer.echo("\n".join(lines))
     if as_json:
         print_json(results)
+
+
+def _advice(profile: DeviceProfile, workload: Path) -> "Advice":
+    from spartan_planner.advice import advise
+
+    return advise(profile, read_document(workload, Workload, "workload"))
+
+
+def _plain_advice(advice: "Advice") -> dict[str, Any]:
+    return asdict(advice) | {"sentences": advice.sentences()}
