@@ -173,7 +173,8 @@ def inputs_suiting(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor
     """Return token ids for a model that reads tokens, and the inputs themselves for any other.
 
     A Hugging Face model says by ``main_input_name`` that it reads ``input_ids``.  Its first input
-    becomes ids below the size of its vocabulary; further ones, masks, become ones.
+    becomes ids below the size of its vocabulary; further ones, masks, become ones.  An encoder
+    with a decoder, given one shape, reads the same ids in both.
     """
     if getattr(model, "main_input_name", "") != "input_ids":
         return inputs
@@ -181,6 +182,8 @@ def inputs_suiting(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor
     generator = torch.Generator().manual_seed(DEFAULT_SEED)
     size = config.get_text_config().vocab_size
     ids = torch.randint(size, inputs[0].shape, generator=generator)
+    if config.is_encoder_decoder and len(inputs) == 1:
+        return ids, torch.ones_like(ids), ids
     return ids, *(torch.ones(item.shape, dtype=torch.int64) for item in inputs[1:])
 
 
