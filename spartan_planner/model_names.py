@@ -14,6 +14,7 @@ from accelerate import init_empty_weights
 from torch import Tensor, nn
 
 from spartan_planner.errors import ModelError, UsageError
+from spartan_planner.input_shapes import parse_shapes
 from spartan_planner.torchvision_operators import prepare_torchvision
 
 DEFAULT_SEED = 0
@@ -39,7 +40,7 @@ def load_model(name: str, seed: int = DEFAULT_SEED, on_meta: bool = False) -> nn
             "package.module:factory"
         )
     torch.manual_seed(seed)
-    build = _SOURCES.get(source, lambda _: _from_factory(name))
+    build: Callable[[str], nn.Module] = _SOURCES.get(source, lambda _: _from_factory(name))
     if not on_meta:
         return build(rest)
     # Only parameters are made on the meta device: some models read other tensors while they are
@@ -92,7 +93,7 @@ def _from_factory(name: str) -> nn.Module:
 
 
 def _from_torchvision(name: str) -> nn.Module:
-    models = _import_extra("torchvision.models", "torchvision")
+    models = import_models("torchvision.models")
     if name not in models.list_models():
         close = _hint(name, models.list_models())
         raise ModelError(f"torchvision has no model {name!r}{close}")
@@ -101,7 +102,7 @@ def _from_torchvision(name: str) -> nn.Module:
 
 
 def _from_timm(name: str) -> nn.Module:
-    timm = _import_extra("timm", "timm")
+    timm = import_models("timm")
     if not timm.is_model(name):
         raise ModelError(f"timm has no model {name!r}{_hint(name, timm.list_models())}")
     model: nn.Module = _build(name, lambda: timm.create_model(name, pretrained=False))
@@ -109,7 +110,7 @@ def _from_timm(name: str) -> nn.Module:
 
 
 def _from_transformers(model_type: str) -> nn.Module:
-    transformers = _import_extra("transformers", "transformers")
+    transformers = import_models("transformers")
     offered = sorted(transformers.models.auto.modeling_auto.MODEL_MAPPING_NAMES)
     if model_type not in offered:
         hint = _hint(model_type, offered)
@@ -129,13 +130,18 @@ _SOURCES: dict[str, Callable[[str], nn.Module]] = {
 }
 
 
-def _import_extra(module: str, package: str) -> Any:  # noqa: ANN401 - a module
+def import_models(module: str) -> Any:  # noqa: ANN401 - a module
+    """Import a package of models, or a module of one, also where torchvision needs help.
+
+    Raises:
+        ModelError: it cannot be imported.
+    """
     try:
         prepare_torchvision()
         return importlib.import_module(module)
     except Exception as error:
         raise ModelError(
-            f"{package} cannot be imported ({error}); install it with "
+            f"{module.partition('.')[0]} cannot be imported ({error}); install it with "
             "pip install 'spartan-planner[models]'"
         ) from error
 
@@ -151,17 +157,9 @@ def parse_input_shape(text: str) -> tuple[Tensor, ...]:
     """Return standard normal inputs of the shape ``1,3,224,224``; several split by ``;``.
 
     Raises:
-        UsageError: the text is not a list of positive numbers.
+        UsageError: the text is not a list of positive numbers, or the inputs are too large.
     """
-    try:
-        shapes = [tuple(int(size) for size in part.split(",")) for part in text.split(";")]
-    except ValueError:
-        shapes = []
-    if not shapes or any(size < 1 for shape in shapes for size in shape):
-        raise UsageError(
-            f"input shape {text!r} is not understood; write positive sizes with commas, "
-            "such as 1,3,224,224"
-        )
+    shapes = parse_shapes(text)
     generator = torch.Generator().manual_seed(DEFAULT_SEED)
     try:
         return tuple(torch.randn(shape, generator=generator) for shape in shapes)

@@ -19,7 +19,7 @@ from spartan_planner.cli.options import (
     require_output_folder,
 )
 from spartan_planner.console import show
-from spartan_planner.errors import ExportError, UsageError
+from spartan_planner.errors import ExportError, ModelError, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -52,8 +52,8 @@ def inspect_command(
     if out:
         require_output_folder(out)
     if Path(model).suffix == ".onnx":
-        _refuse_torch_options(input_shape, inputs, checkpoint, on_meta)
-        workload = _of_onnx(Path(model), with_graph)
+        _refuse_torch_options(inputs, checkpoint, on_meta)
+        workload = _of_onnx(Path(model), input_shape, with_graph)
     else:
         embed = with_graph and out is not None
         workload = _of_torch(model, input_shape, inputs, checkpoint, seed, on_meta, embed)
@@ -65,27 +65,21 @@ def inspect_command(
         _print_tables(workload)
 
 
-def _refuse_torch_options(
-    input_shape: str | None, inputs: Path | None, checkpoint: Path | None, on_meta: bool
-) -> None:
-    given = {
-        "--input-shape": input_shape,
-        "--inputs": inputs,
-        "--checkpoint": checkpoint,
-        "--meta": on_meta,
-    }
+def _refuse_torch_options(inputs: Path | None, checkpoint: Path | None, on_meta: bool) -> None:
+    given = {"--inputs": inputs, "--checkpoint": checkpoint, "--meta": on_meta}
     names = [name for name, value in given.items() if value]
     if names:
         raise UsageError(
-            f"{' and '.join(names)} cannot be used with an .onnx file, which holds its own shapes "
-            "and weights; leave it out"
+            f"{' and '.join(names)} cannot be used with an .onnx file, of which only the shapes "
+            "are read; leave it out, or give --input-shape"
         )
 
 
-def _of_onnx(path: Path, with_graph: bool) -> Workload:
+def _of_onnx(path: Path, input_shape: str | None, with_graph: bool) -> Workload:
+    from spartan_planner.input_shapes import parse_shapes
     from spartan_planner.onnx_workload import workload_of_onnx
 
-    workload: Workload = workload_of_onnx(path)
+    workload = workload_of_onnx(path, None if input_shape is None else parse_shapes(input_shape))
     return workload if with_graph else replace(workload, graph="")
 
 
@@ -102,23 +96,35 @@ def _of_torch(
     from spartan_planner.extraction import extract_workload
 
     if on_meta and checkpoint:
-        raise UsageError("a model on --meta has no values to load; leave out --checkpoint or --meta")
+        raise UsageError(
+            "a model on the meta device has no values to load; leave out --checkpoint or --meta"
+        )
     loaded, examples = load(model, input_shape, inputs, checkpoint, seed, on_meta)
     workload = extract_workload(loaded, examples, model)
-    return replace(workload, graph=_graph_of(loaded, examples, on_meta)) if embed_graph else workload
+    return (
+        replace(workload, graph=_graph_of(loaded, examples, on_meta)) if embed_graph else workload
+    )
 
 
 def _graph_of(model: "nn.Module", examples: "tuple[Tensor, ...]", on_meta: bool) -> str:
     """Return the model's graph as text; empty, with a notice, where there is none to be had."""
     from spartan_planner.export.torch_to_onnx import torch_to_onnx
-    from spartan_planner.graph_skeleton import graph_text
+    from spartan_planner.graph_skeleton import graph_text, initializer_names
 
     if on_meta:
         _notice("a model on the meta device is not exported")
         return ""
+    # Of types that numpy lacks (bfloat16) an initializer is not recognised by its values.
+    parameters = {
+        name: parameter.detach().cpu().numpy()
+        for name, parameter in model.named_parameters()
+        if str(parameter.dtype) in ("torch.float16", "torch.float32", "torch.float64")
+    }
     try:
-        return str(graph_text(torch_to_onnx(model, examples)))
-    except ExportError as error:
+        exported = torch_to_onnx(model, examples)
+        names = initializer_names(exported, parameters)
+        return graph_text(exported, [tuple(item.shape) for item in examples], names)
+    except (ExportError, ModelError) as error:
         _notice(str(error))
         return ""
 

@@ -81,9 +81,7 @@ class Provenance:
         for name, parameter in model.named_parameters():
             self._add(parameter, Source(name, parameter.numel(), Placement.of(parameter)))
         self._of_parameters = frozenset(
-            key
-            for parameter in model.parameters()
-            if (key := _storage_key(parameter)) is not None
+            key for parameter in model.parameters() if (key := _storage_key(parameter)) is not None
         )
 
     def source(self, tensor: Tensor) -> Source | None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -90,13 +91,13 @@ class Recorder(TorchDispatchMode):
     ) -> object:
         kwargs = kwargs or {}
         reader = reader_of(func)
-        if reader is None:
+        if reader is None and func is not torch.ops.prim.device.default:
             # In inference mode composite operations arrive whole.
             with self:
                 output = func.decompose(*args, **kwargs)
             if output is not NotImplemented:
                 return output
-        output = func(*args, **kwargs)
+        output = _run(func, args, kwargs)
         calls = reader(args, output) if reader else ()
         if not calls:
             self._note_unpriced(func, output)
@@ -121,21 +122,23 @@ class Recorder(TorchDispatchMode):
         return True
 
     def _weight_of(self, call: Call) -> tuple[Role, Source] | None:
-        """Return the factor that is a weight.
+        """Return the factor that is a weight: one that stems from a parameter, times another.
 
-        Where both stem from parameters (learned queries times a weight, or a weight made of two
-        factors), the right one is, if it is used just as it is stored.
+        Where neither depends on an input, the right one is if it is used just as it is stored
+        (learned queries times a weight); else the product is a step of computing a weight (one
+        made of two factors, the norm of one).
         """
-        found = [
-            (role, source)
-            for index, factor in enumerate(call.factors)
-            if (source := self._provenance.source(factor)) and source.parameter
-            and (role := call.role(index))
-        ]
-        if len(found) == 2:
-            role, source = found[1]
-            return found[1] if Placement.of(role.weight) == source.placement else None
-        return found[0] if found else None
+        sources = [self._provenance.source(factor) for factor in call.factors]
+        for index in (1, 0):
+            source, other = sources[index], sources[1 - index]
+            role = call.role(index) if source and source.parameter else None
+            if role is None or source is None:
+                continue
+            if other is None:
+                return role, source
+            if index == 1 and Placement.of(role.weight) == source.placement:
+                return role, source
+        return None
 
     def _note_unpriced(self, func: Any, output: object) -> None:  # noqa: ANN401
         name = func.overloadpacket.__name__
@@ -144,3 +147,10 @@ class Recorder(TorchDispatchMode):
         outputs = output if isinstance(output, tuple | list) else (output,)
         size = sum(item.numel() for item in outputs[:1] if isinstance(item, Tensor))
         self.unpriced.setdefault(name, []).append(size)
+
+
+def _run(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> object:  # noqa: ANN401
+    if func.overloadpacket.__name__ == "_grouped_mm" and args[0].is_meta and args[1].dim() == 3:
+        # The kernel for the meta device refuses all types but bfloat16; the real ones do not.
+        return args[0].new_empty((*args[0].shape[:-1], args[1].shape[-1]))
+    return func(*args, **kwargs)
