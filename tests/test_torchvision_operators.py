@@ -12,7 +12,7 @@ prepare_torchvision()
 prepare_torchvision()
 import torchvision
 images = torch.zeros(1, 3, 32, 32)
-print(torchvision.models.resnet18()(images).shape[1])
+print(torchvision.models.resnet18().eval()(images).shape[1])
 print(hasattr(torch.ops.torchvision, "nms"), torchvision.extension._has_ops())
 """
 
