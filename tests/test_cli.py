@@ -170,11 +170,11 @@ def test_what_inspect_prints(folder, capsys):
     assert printed["macs"] == sum(layer["macs"] for layer in printed["layers"])
     needed = {"name", "op", "weight_shape", "groups", "positions", "macs", "prunable"}
     assert all(needed | {"not_prunable_because"} <= set(layer) for layer in printed["layers"])
-    workload = read_document(folder / "w.yaml", Workload)
+    workload = read_document(folder / "w.yaml", Workload, "workload")
     (shape,) = graph_of_text(workload.graph).input_shapes
     assert (shape, workload.macs) == ((1, 1, 8, 8), printed["macs"])
     assert call(capsys, *inspect, "-o", "n.yaml", "--no-graph")[::2] == (0, "")
-    assert read_document(folder / "n.yaml", Workload).graph == ""
+    assert read_document(folder / "n.yaml", Workload, "workload").graph == ""
 
 
 def test_inspect_of_a_model_without_values_says_what_is_missing(folder, capsys):
@@ -183,7 +183,9 @@ def test_inspect_of_a_model_without_values_says_what_is_missing(folder, capsys):
     code, _, err = call(capsys, *inspect[:-1], "m.yaml", "--meta")
     assert code == 0
     assert "the whole model cannot be timed and its other operations will be estimated" in err
-    real, meta = (read_document(folder / name, Workload) for name in ("w.yaml", "m.yaml"))
+    real, meta = (
+        read_document(folder / name, Workload, "workload") for name in ("w.yaml", "m.yaml")
+    )
     assert meta == replace(real, graph="")
 
 
