@@ -33,8 +33,24 @@ def workload_table(workload: Workload) -> Table:
             f"{layer.macs / 1e6:.3f}",
         )
     table.add_section()
+    if workload.products:
+        products = f"{workload.product_macs / 1e6:.3f}"
+        table.add_row("products without a weight", "", "", "", products)
     weights = sum(layer.num_weights for layer in workload.layers)
     table.add_row("total", "", "", f"{weights:,}", f"{workload.macs / 1e6:.3f}")
+    return table
+
+
+def product_table(workload: Workload) -> Table:
+    """One row per distinct product without a weight: its factors, calls and multiply-adds."""
+    table = Table(title="Products without a weight: counted, never pruned")
+    for heading in ("operation", "left", "right"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("calls", "MMACs"):
+        table.add_column(heading, justify="right")
+    for item in workload.products:
+        left, right = ("x".join(map(str, shape)) for shape in (item.left_shape, item.right_shape))
+        table.add_row(item.op, left, right, str(item.num_calls), f"{item.macs / 1e6:.3f}")
     return table
 
 
