@@ -9,7 +9,7 @@ import pytest
 from builders import small_workload
 
 from cost_models import write_document
-from spartan_planner.profiling.benchmark_network import dense_network
+from spartan_planner.runtimes.benchmark_network import dense_network
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("cost_models", "spartan_planner")

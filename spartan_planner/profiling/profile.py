@@ -21,7 +21,7 @@ from cost_models import (
     Workload,
 )
 from spartan_planner.errors import ProfileError
-from spartan_planner.profiling.benchmark_network import (
+from spartan_planner.runtimes.benchmark_network import (
     BenchmarkNetwork,
     dense_network,
     lowered_network,
@@ -29,7 +29,7 @@ from spartan_planner.profiling.benchmark_network import (
 from spartan_planner.profiling.device import package_versions, this_device, this_runtime
 from spartan_planner.profiling.facts import facts_of_layers, uncalibrated_roofline
 from spartan_planner.profiling.fit import fit_linear
-from spartan_planner.profiling.node_times import ProfiledNetwork
+from spartan_planner.runtimes.node_times import ProfiledNetwork
 from spartan_planner.profiling.run_overhead import measure_run_overhead_ms
 from spartan_planner.profiling.treatments import (
     DENSITIES,

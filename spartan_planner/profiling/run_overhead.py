@@ -5,7 +5,7 @@ import statistics
 from onnx import TensorProto, helper
 
 from spartan_planner.onnx_sessions import open_session, session_options
-from spartan_planner.profiling.benchmark_network import IR_VERSION, OPSET
+from spartan_planner.runtimes.benchmark_network import IR_VERSION, OPSET
 
 _NUM_RUNS = 300
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cost_models import LayerShape
 from spartan_planner.onnx_sessions import open_session, session_options
-from spartan_planner.profiling.benchmark_network import dense_network
+from spartan_planner.runtimes.benchmark_network import dense_network
 
 
 def _convolution(outputs: int, inputs: int, kernel: int, side: int) -> LayerShape:
