@@ -1,0 +1,20 @@
+"""A model's ONNX graph without its weights, as text: what a workload carries to the target.
+
+Needs no torch.
+"""
+
+from spartan_planner.graph_skeleton.names import initializer_names
+from spartan_planner.graph_skeleton.text import (
+    RefilledGraph,
+    graph_of_text,
+    graph_text,
+    layer_initializers,
+)
+
+__all__ = [
+    "RefilledGraph",
+    "graph_of_text",
+    "graph_text",
+    "initializer_names",
+    "layer_initializers",
+]
