@@ -7,13 +7,13 @@ from test_benchmark_network import SHAPES
 
 from cost_models import Layout
 from spartan_planner.errors import ModelError
+from spartan_planner.profiling.run_overhead import measure_run_overhead_ms
 from spartan_planner.runtimes.benchmark_network import (
     BenchmarkNetwork,
     dense_network,
     lowered_network,
 )
 from spartan_planner.runtimes.node_times import profiled_layers
-from spartan_planner.profiling.run_overhead import measure_run_overhead_ms
 
 NUM_BURSTS = 2
 

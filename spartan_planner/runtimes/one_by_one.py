@@ -11,10 +11,9 @@ from spartan_planner.runtimes.protocol import LayerSet, Session
 
 def single_layers(layers: LayerSet) -> list[LayerSet]:
     """Return one set per layer."""
-    kept = [(count,) for count in layers.num_kept_blocks] or [()] * len(layers.shapes)
     return [
-        LayerSet((shape,), layers.layout, count)
-        for shape, count in zip(layers.shapes, kept, strict=True)
+        LayerSet((shape,), layers.layout, layers.num_kept_blocks[index : index + 1])
+        for index, shape in enumerate(layers.shapes)
     ]
 
 

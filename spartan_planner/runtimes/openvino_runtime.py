@@ -253,9 +253,7 @@ def _graph(compiled: Any) -> Graph:  # noqa: ANN401 - the runtime has no type st
             item.get_source_output().get_node().get_friendly_name() for item in operation.inputs()
         )
         rank = operation.get_output_partial_shape(0).rank
-        nodes[name] = CompiledNode(
-            name, kind, inputs, rank.get_length() if rank.is_static else 0
-        )
+        nodes[name] = CompiledNode(name, kind, inputs, rank.get_length() if rank.is_static else 0)
     return nodes
 
 

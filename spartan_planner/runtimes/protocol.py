@@ -88,9 +88,7 @@ class Runtime(Protocol):
     @property
     def runs_onnx(self) -> bool: ...  # noqa: D102
 
-    def open(
-        self, model: bytes | Path, num_threads: int, inputs: Inputs | None = None
-    ) -> Session:
+    def open(self, model: bytes | Path, num_threads: int, inputs: Inputs | None = None) -> Session:
         """Load an ONNX model; inputs are made up when none are given.
 
         Raises:
