@@ -127,4 +127,4 @@ def num_left_out_bytes(model: ModelProto) -> int:
 
 
 def _num_bytes(tensor: TensorProto) -> int:
-    return math.ceil(math.prod(tensor.dims) * ir.DataType(tensor.data_type).bitwidth / 8)
+    return (math.prod(tensor.dims) * int(ir.DataType(tensor.data_type).bitwidth) + 7) // 8

@@ -87,10 +87,11 @@ def graph_text(
         ModelError: the number of shapes is not that of the inputs, or the graph is larger than
             64 MiB without its weights.
     """
-    if len(input_shapes) != len(model.graph.inputs):
+    num_inputs = sum(not value.is_initializer() for value in model.graph.inputs)
+    if len(input_shapes) != num_inputs:
         raise ModelError(
-            f"the graph has {len(model.graph.inputs)} inputs, {len(input_shapes)} shapes were "
-            "given; give one shape per input"
+            f"the graph has {num_inputs} inputs, {len(input_shapes)} shapes were given; give one "
+            "shape per input"
         )
     with _without_weights(model):
         skeleton = ir.serde.serialize_model(model)
