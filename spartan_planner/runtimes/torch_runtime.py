@@ -26,7 +26,7 @@ _CONVOLUTIONS: dict[str, Callable[..., Tensor]] = {
     "conv_transpose3d": functional.conv_transpose3d,
 }
 
-Run = Callable[[], object]
+Run = Callable[[], Tensor]
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class TorchRuntime:
         Raises:
             CostModelError: a layer of an element type that is not measured.
         """
-        return TorchSession(self._runs(layers), num_threads, self._device)
+        return TorchSession(self.operations(layers), num_threads, self._device)
 
     def time_layers(self, layers: LayerSet, num_threads: int) -> PartTimer:
         """Load layers whose parts are the layers, in order.
@@ -118,10 +118,15 @@ class TorchRuntime:
             CostModelError: a layer of an element type that is not measured.
         """
         return OneByOne(
-            [TorchSession([run], num_threads, self._device) for run in self._runs(layers)]
+            [TorchSession([run], num_threads, self._device) for run in self.operations(layers)]
         )
 
-    def _runs(self, layers: LayerSet) -> list[Run]:
+    def operations(self, layers: LayerSet) -> list[Run]:
+        """Return the operation of each layer.
+
+        Raises:
+            CostModelError: a layer of an element type that is not measured.
+        """
         generator = torch.Generator().manual_seed(0)
         kept = layers.num_kept_blocks or (0,) * len(layers.shapes)
         return [
