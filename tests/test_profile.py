@@ -124,7 +124,7 @@ def test_large_workloads_are_measured_in_batches(monkeypatch):
     workload = workload_of(
         LayerWorkload("a", linear_shape(3, 5), 1), LayerWorkload("b", linear_shape(4, 5), 1)
     )
-    monkeypatch.setattr(measurement_plan, "MAX_NETWORK_BYTES", 90)
+    monkeypatch.setattr(measurement_plan, "MAX_BATCH_BYTES", 90)
     made = make_profile(workload, SETTINGS)
     assert [layer.shape for layer in made.layers] == list(workload.shape_counts())
 

@@ -14,7 +14,13 @@ from spartan_planner.profiling.treatments import (
 )
 from spartan_planner.runtimes import LAYER_CLASSES, LayerSet
 
-MAX_NETWORK_BYTES = 256 * 1024 * 1024
+MAX_BATCH_BYTES = 320 * 1024 * 1024
+"""Weights of all networks that are in memory together.  ONNX Runtime needs four times that: what
+it read, what it repacked, and room to grow."""
+
+MAX_COPIES_BYTES = 64 * 1024 * 1024
+"""Weights of the copies of one shape in a dense network."""
+
 BYTES_PER_WEIGHT = 4
 """Profiles are measured in float32."""
 
@@ -77,17 +83,19 @@ def plan_measurements(workload: Workload, has_model: bool) -> tuple[Batch, ...]:
 
 
 def _shapes_of_batches(counts: dict[LayerShape, int]) -> Iterator[list[LayerShape]]:
-    """Split the shapes so that a dense network of each batch stays within the size limit."""
+    """Split the shapes so that the networks of each batch stay within the size limit."""
     batch: list[LayerShape] = []
-    size = 0
+    size = 0.0
     for shape, count in counts.items():
         num_bytes = shape.num_weights * BYTES_PER_WEIGHT
-        copies = max(1, min(count, (MAX_NETWORK_BYTES // 4) // num_bytes))
-        if batch and size + copies * num_bytes > MAX_NETWORK_BYTES:
+        copies = max(1, min(count, MAX_COPIES_BYTES // num_bytes))
+        num_dense_forms = 1 + sum(DENSITIES) * len(candidate_layouts(shape))
+        added = copies * num_bytes * num_dense_forms
+        if batch and size + added > MAX_BATCH_BYTES:
             yield batch
-            batch, size = [], 0
+            batch, size = [], 0.0
         batch += [shape] * copies
-        size += copies * num_bytes
+        size += added
     if batch:
         yield batch
 

@@ -17,7 +17,7 @@ from cost_models import Device, Workload
 from cost_models.documents import to_plain, write_atomically
 from spartan_planner.errors import ProfileError
 from spartan_planner.profiling.device import package_versions
-from spartan_planner.profiling.measurement_plan import MAX_NETWORK_BYTES, Batch
+from spartan_planner.profiling.measurement_plan import MAX_BATCH_BYTES, Batch
 from spartan_planner.profiling.rounds import Round
 from spartan_planner.profiling.settings import ProfileSettings
 from spartan_planner.runtimes import Runtime
@@ -59,7 +59,7 @@ def belonging(
             "num_threads": settings.num_threads,
             "is_pinned": settings.is_pinned,
             "whole_model": settings.whole_model,
-            "max_network_bytes": MAX_NETWORK_BYTES,
+            "max_batch_bytes": MAX_BATCH_BYTES,
         },
         runtime={"name": runtime.name, "version": runtime.version, "provider": runtime.provider},
         versions=dict(package_versions()),
