@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from cost_models import (
     read_document,
     write_document,
 )
+from spartan_planner.cli.app import run
 from spartan_planner.errors import ProfileError
 from spartan_planner.graph_skeleton import graph_text
 from spartan_planner.profiling import ProfileSettings, make_profile, write_profile
@@ -222,3 +224,28 @@ def test_where_the_system_cannot_pin_that_is_said(monkeypatch):
     monkeypatch.delattr(os, "sched_setaffinity", raising=False)
     with pytest.raises(ProfileError, match="leave --pin out"), pinning_module.pinned(1):
         pass
+
+
+def test_the_command_profiles_an_onnx_file_on_another_runtime(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("m.onnx").write_bytes(whole_model(cnn_workload()))
+    command = ["profile", "m.onnx", "-o", "p.yaml", "--rounds", "3", "--runtime", "openvino"]
+    assert run([*command, "--json"]) == 0
+    profile = read_document(Path("p.yaml"), DeviceProfile, "profile")
+    assert json.loads(capsys.readouterr().out)["measurement"]["runtime"]["name"] == "openvino"
+    assert {layer.shape.op for layer in profile.layers} == {"conv2d", "linear"}
+    assert len(profile.models) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--runtime", "abacus"), "choose onnxruntime, openvino, torch"),
+        (("--provider", "abacus"), "choose .*CPUExecutionProvider"),
+    ],
+)
+def test_the_command_refuses_runtimes_that_are_not_here(tmp_path, capsys, options, message):
+    write_document(tmp_path / "w.yaml", small_workload())
+    assert run(["profile", str(tmp_path / "w.yaml"), "-o", str(tmp_path / "p"), *options]) == 2
+    assert re.search(message, " ".join(capsys.readouterr().err.split()))
+    assert not (tmp_path / "p").exists()

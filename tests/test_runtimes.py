@@ -64,15 +64,14 @@ def test_every_kind_of_layer_is_timed(runtime):
     layers = LayerSet(tuple(SHAPES.values()))
     times = bursts_of(load_runtime(runtime).time_layers(layers, 1))
     assert times.shape == (NUM_BURSTS, len(SHAPES))
-    assert np.all(np.isfinite(times) & (times >= 0))
-    assert np.all(times.sum(axis=1) > 0)
+    assert np.all(np.isfinite(times) & (times > 0))
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_lowered_layers_are_timed(runtime):
     times = bursts_of(load_runtime(runtime).time_layers(LOWERED, 1))
     assert times.shape == (NUM_BURSTS, 2)
-    assert np.all(times.sum(axis=0) > 0)
+    assert np.all(times > 0)
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -103,7 +102,7 @@ def test_classes_of_a_model_are_told_apart(runtime):
     assert times.shape == (NUM_BURSTS, len(LAYER_CLASSES))
     conv, linear, embedding = times.T
     assert np.all(conv > 0)
-    assert np.all(linear >= 0)
+    assert np.all(linear > 0)
     assert np.all(embedding == 0)
 
 

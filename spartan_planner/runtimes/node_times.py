@@ -13,12 +13,10 @@ from numpy.typing import NDArray
 from spartan_planner.errors import ModelError
 from spartan_planner.onnx_sessions import Session, open_session, session_options
 from spartan_planner.runtimes.benchmark_network import FEEDER_OP, BenchmarkNetwork
-from spartan_planner.runtimes.bursts import NUM_TIMED_RUNS, warm_up
+from spartan_planner.runtimes.bursts import NUM_TIMED_RUNS, SHORTEST_MS, warm_up
 from spartan_planner.runtimes.protocol import LAYER_CLASSES
 
 _KERNEL_SUFFIX = "_kernel_time"
-_SHORTEST_MS = 0.5e-3
-"""The profiler counts whole microseconds; what it counts as none took about half of one."""
 
 _CLASS_OF_OP = {
     "Conv": "conv",
@@ -158,6 +156,6 @@ def _durations_ms(path: Path) -> dict[str, list[float]]:
     durations: dict[str, list[float]] = defaultdict(list)
     for event in json.loads(path.read_text(encoding="utf-8")):
         if event.get("cat") == "Node" and event["name"].endswith(_KERNEL_SUFFIX):
-            milliseconds = max(event["dur"] * 1e-3, _SHORTEST_MS)
+            milliseconds = max(event["dur"] * 1e-3, SHORTEST_MS)
             durations[event["name"].removesuffix(_KERNEL_SUFFIX)].append(milliseconds)
     return durations

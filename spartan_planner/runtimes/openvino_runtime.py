@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 
 from spartan_planner.errors import ModelError, UnknownNameError
 from spartan_planner.runtimes.benchmark_network import network_of
-from spartan_planner.runtimes.bursts import NUM_TIMED_RUNS, burst_ms, time_ms, warm_up
+from spartan_planner.runtimes.bursts import (
+    NUM_TIMED_RUNS,
+    SHORTEST_MS,
+    burst_ms,
+    time_ms,
+    warm_up,
+)
 from spartan_planner.runtimes.one_by_one import OneByOne, single_layers
 from spartan_planner.runtimes.protocol import LAYER_CLASSES, LayerSet, PartTimer
 from spartan_planner.runtimes.protocol import Session as AnySession
@@ -93,7 +99,10 @@ class CountedNetwork:
                 f"OpenVINO's counters left out node {missing[0]}; use a version of openvino that "
                 "this project is tested with"
             )
-        return [sum(durations[name] for name in part) for part in self._parts]
+        return [
+            max(SHORTEST_MS, sum(durations[name] for name in part)) if part else 0.0
+            for part in self._parts
+        ]
 
 
 class OpenVinoRuntime:
