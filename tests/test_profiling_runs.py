@@ -232,7 +232,9 @@ def test_the_command_profiles_an_onnx_file_on_another_runtime(tmp_path, monkeypa
     command = ["profile", "m.onnx", "-o", "p.yaml", "--rounds", "3", "--runtime", "openvino"]
     assert run([*command, "--json"]) == 0
     profile = read_document(Path("p.yaml"), DeviceProfile, "profile")
-    assert json.loads(capsys.readouterr().out)["measurement"]["runtime"]["name"] == "openvino"
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["measurement"]["runtime"]["name"] == "openvino"
+    assert "too few rounds were run to say how certain" in captured.err
     assert {layer.shape.op for layer in profile.layers} == {"conv2d", "linear"}
     assert len(profile.models) == 1
 
@@ -249,3 +251,13 @@ def test_the_command_refuses_runtimes_that_are_not_here(tmp_path, capsys, option
     assert run(["profile", str(tmp_path / "w.yaml"), "-o", str(tmp_path / "p"), *options]) == 2
     assert re.search(message, " ".join(capsys.readouterr().err.split()))
     assert not (tmp_path / "p").exists()
+
+
+def test_the_command_tells_of_the_whole_model_and_of_figures_that_stay_uncertain(tmp_path, capsys):
+    """No two rounds are alike to the last digit, so an interval of no width is never reached."""
+    write_document(tmp_path / "w.yaml", cnn_workload())
+    command = ["profile", str(tmp_path / "w.yaml"), "-o", str(tmp_path / "p"), "--half-width", "0"]
+    assert run([*command, "--rounds", "14"]) == 0
+    captured = capsys.readouterr()
+    assert "small as a whole: " in captured.out
+    assert re.search(r"some figures are certain to \S+% only, 0.0% were asked for", captured.err)

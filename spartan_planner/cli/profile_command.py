@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cost_models import Workload, read_document
+from cost_models import DeviceProfile, Workload, read_document
 from cost_models.documents import to_plain
 from spartan_planner.cli.options import AsJson, print_json, require_output_folder
 from spartan_planner.console import show
@@ -78,10 +78,16 @@ def profile_command(
     document = _read_workload(workload)
     with progress_bar("profiling", rounds) as advance:
         profile = write_profile(document, out, settings, advance, _tell)
+    _tell_how_certain(profile, half_width)
     if as_json:
         print_json(to_plain(profile))
         return
     show(profile_table(profile))
+    for model in profile.models:
+        show(
+            f"{model.model} as a whole: {model.dense_ms:.4g} ms, of which its layers "
+            f"{model.layers_ms:.4g} ms"
+        )
     show(f"written to {out}")
 
 
@@ -91,6 +97,21 @@ def _read_workload(path: Path) -> Workload:
 
         return workload_of_onnx(path)
     return read_document(path, Workload, "workload")
+
+
+def _tell_how_certain(profile: DeviceProfile, asked: float) -> None:
+    """Say when the time or the rounds were over before the figures were as certain as asked."""
+    assert profile.measurement is not None
+    reached = profile.measurement.provenance.widest_half_width
+    if reached is None:
+        _tell(
+            "too few rounds were run to say how certain the figures are; allow more with --rounds"
+        )
+    elif reached > asked:
+        _tell(
+            f"some figures are certain to {reached:.1%} only, {asked:.1%} were asked for; measure "
+            "on a quieter machine or allow more with --max-seconds and --rounds"
+        )
 
 
 def _tell(sentence: str) -> None:
