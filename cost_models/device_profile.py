@@ -226,6 +226,12 @@ class Provenance:
             again tells how fast the device is now compared with then.
         median_fit_error: median over all samples of ``|fitted / measured - 1|``.
         max_fit_error: largest of the same.
+        in_situ_factors: where the whole model was run, by class of layer, the time of its layers
+            inside the model over the sum of their times apart from it, by which the times of the
+            layers were multiplied; ``all`` where classes could not be told apart.
+        widest_half_width: largest half-width of a 95 % interval, over its figure, among the
+            figures that carry most of the time; ``None`` after too few rounds for one.
+        pinned_cores: cores that the process was kept on; empty where it was not.
     """
 
     source: Literal["measured"]
@@ -236,6 +242,9 @@ class Provenance:
     yardstick_ms: float
     median_fit_error: float
     max_fit_error: float
+    in_situ_factors: dict[str, float] = field(default_factory=dict)
+    widest_half_width: float | None = None
+    pinned_cores: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse a measurement without rounds and figures below zero."""

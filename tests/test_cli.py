@@ -85,6 +85,8 @@ def test_the_readmes_path_for_a_model_of_ones_own(capsys):
         (("profile", "mine.py", "-o", "x"), "workload mine.py"),
         (("profile", "none.yaml", "-o", "x", "--threads", "0"), "must be positive"),
         (("profile", "none.yaml", "-o", "."), "is a folder"),
+        (("profile", "none.onnx", "-o", "x"), "none.onnx"),
+        (("profile", "none.yaml", "-o", "x", "--half-width", "-1"), "a share such as 0.03"),
         (("plan", "mine:network", "-b", "latency", "-o", "x"), "such as latency=50%"),
         (("plan", "mine:network", "-b", "speed=2", "-o", "x"), "known are: latency"),
         (("plan", "mine:network", "-b", "latency=5kg", "-o", "x"), "is not understood"),

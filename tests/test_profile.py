@@ -19,8 +19,13 @@ from cost_models import (
 )
 from cost_models.roofline import layer_class
 from spartan_planner.errors import CostModelError, ProfileError
-from spartan_planner.profiling import ProfileSettings, Yardstick, make_profile, quiet_rounds
-from spartan_planner.profiling import profile as profile_module
+from spartan_planner.profiling import (
+    ProfileSettings,
+    Yardstick,
+    make_profile,
+    measurement_plan,
+    quiet_rounds,
+)
 from spartan_planner.profiling.facts import device_category
 from spartan_planner.profiling.treatments import candidate_layouts, kept_block_counts
 
@@ -130,7 +135,7 @@ def test_large_workloads_are_measured_in_batches(monkeypatch):
     workload = workload_of(
         LayerWorkload("a", linear_shape(3, 5), 1), LayerWorkload("b", linear_shape(4, 5), 1)
     )
-    monkeypatch.setattr(profile_module, "MAX_NETWORK_BYTES", 90)
+    monkeypatch.setattr(measurement_plan, "MAX_BATCH_BYTES", 90)
     made = make_profile(workload, SETTINGS)
     assert [layer.shape for layer in made.layers] == list(workload.shape_counts())
 

@@ -34,7 +34,7 @@ from cost_models.roofline import (
     skips_zeros,
 )
 from spartan_planner.lowering import pack_convolution
-from spartan_planner.profiling.benchmark_network import dense_network
+from spartan_planner.runtimes.benchmark_network import dense_network
 
 ROUNDING = 1e-12
 """Relative; a handful of float64 operations in another order."""

@@ -13,11 +13,11 @@ import psutil
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from cost_models import DeviceFacts, Fact, LayerShape
+from cost_models import DeviceFacts, Fact, LayerShape, LayerTiming
 from cost_models.device_profile import Category
 from cost_models.roofline import layer_work
 from spartan_planner.onnx_sessions import Session, open_session, session_options, warm_up
-from spartan_planner.profiling.benchmark_network import IR_VERSION, OPSET, dense_network
+from spartan_planner.runtimes.benchmark_network import IR_VERSION, OPSET, dense_network
 
 NUM_RATE_RUNS = 60
 """Runs of each benchmark of arithmetic; the fastest counts."""
@@ -69,6 +69,26 @@ def measure_facts(num_threads: int) -> DeviceFacts:
             f"per operation of a chain of {CHAIN_LENGTH} on one element, {threads}",
         ),
         memory_gb=Fact(_round(memory_gb), "measured", "as the operating system reports"),
+    )
+
+
+def facts_of_layers(layers: Sequence[LayerTiming], run_overhead_ms: float) -> DeviceFacts:
+    """Return the greatest rates that any of the layers reached, dense: lower bounds.
+
+    Args:
+        layers: measured layers.
+        run_overhead_ms: time of one run that no operation accounts for.
+    """
+    works = [(layer_work(layer.shape), layer.dense_ms) for layer in layers]
+    flop_rate = max(work.num_flops / dense_ms for work, dense_ms in works) * 1e-6
+    byte_rate = max(work.num_bytes / dense_ms for work, dense_ms in works) * 1e-6
+    fastest = "fastest of the profiled layers"
+    return DeviceFacts(
+        peak_gflop_per_s={"float32": Fact(_round(flop_rate), "measured", fastest)},
+        bandwidth_gb_per_s=Fact(_round(byte_rate), "measured", fastest),
+        launch_overhead_us=Fact(
+            _round(max(run_overhead_ms * 1e3, 1e-3)), "measured", "run of a trivial graph"
+        ),
     )
 
 
