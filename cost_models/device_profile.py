@@ -1,5 +1,6 @@
 """The device profile: facts about a device, and what was measured on it, where, when and how."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -21,6 +22,34 @@ Category = Literal[
     "unknown",
 ]
 
+ELEMENT_TYPES = ("float64", "float32", "float16", "bfloat16", "int8")
+"""Element types of which a device's rates and energies are stated."""
+
+_LEAST_FIGURE, _GREATEST_FIGURE = 1e-12, 1e15
+"""Beyond these no device has a figure in any unit used here, and sums of figures stay finite."""
+
+_N_M_PATTERN = re.compile(r"([1-9]\d?):([1-9]\d?)")
+
+
+def _require_positive(owner: object, *names: str) -> None:
+    for name in names:
+        figure = getattr(owner, name)
+        if not _LEAST_FIGURE <= figure <= _GREATEST_FIGURE:
+            raise ValueError(f"{name} must be positive and at most {_GREATEST_FIGURE:g}")
+
+
+def _require_not_negative(owner: object, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(owner, name) <= _GREATEST_FIGURE:
+            raise ValueError(f"{name} must not be negative, and at most {_GREATEST_FIGURE:g}")
+
+
+def _require_known_types(name: str, stated: dict[str, "Fact"]) -> None:
+    unknown = [key for key in stated if key not in ELEMENT_TYPES]
+    if unknown:
+        known = ", ".join(ELEMENT_TYPES)
+        raise ValueError(f"{name} is by element type ({known}), not {unknown[0]!r}")
+
 
 @document
 @dataclass(frozen=True)
@@ -39,8 +68,7 @@ class Fact:
 
     def __post_init__(self) -> None:
         """Refuse figures that are not positive and figures without a reference."""
-        if self.value <= 0:
-            raise ValueError("value must be positive")
+        _require_positive(self, "value")
         if not self.reference.strip():
             raise ValueError("reference must say where the figure comes from")
 
@@ -70,9 +98,15 @@ class DeviceFacts:
     sparse_speedups: dict[str, Fact] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse a device of which no rate of arithmetic is known."""
+        """Refuse a device of which no rate of arithmetic is known, and unknown types."""
         if not self.peak_gflop_per_s:
             raise ValueError("peak_gflop_per_s must state the peak of at least one element type")
+        _require_known_types("peak_gflop_per_s", self.peak_gflop_per_s)
+        _require_known_types("energy_pj_per_mac", self.energy_pj_per_mac)
+        for pattern in self.sparse_speedups:
+            match = _N_M_PATTERN.fullmatch(pattern)
+            if match is None or int(match[1]) >= int(match[2]):
+                raise ValueError(f"sparse_speedups is by pattern, such as 2:4, not {pattern!r}")
 
 
 @document
@@ -85,17 +119,20 @@ class RooflineClass:
         compute_efficiency: reached share of the peak rate of arithmetic.
         bandwidth_efficiency: reached share of the bandwidth.
         overhead_ms: time of a layer that neither explains.
+        is_pooled: whether too few layers of the class were measured for a fit of its own: it is
+            the fit of all layers, scaled to those few.
     """
 
     layer_class: str
     compute_efficiency: float
     bandwidth_efficiency: float
     overhead_ms: float
+    is_pooled: bool = False
 
     def __post_init__(self) -> None:
         """Refuse efficiencies that are not positive."""
-        if self.compute_efficiency <= 0 or self.bandwidth_efficiency <= 0 or self.overhead_ms < 0:
-            raise ValueError("efficiencies must be positive and overhead_ms not negative")
+        _require_positive(self, "compute_efficiency", "bandwidth_efficiency")
+        _require_not_negative(self, "overhead_ms")
 
 
 @document
@@ -122,8 +159,13 @@ class Roofline:
         low, high = self.error_band
         if not self.classes:
             raise ValueError("classes must not be empty")
-        if not 0 < low <= 1 <= high:
+        names = [item.layer_class for item in self.classes]
+        if len(set(names)) != len(names):
+            raise ValueError("classes must not hold the same layer_class twice")
+        if not _LEAST_FIGURE <= low <= 1 <= high <= _GREATEST_FIGURE:
             raise ValueError("error_band must hold 1, such as [0.5, 2.0]")
+        if self.median_error is not None:
+            _require_not_negative(self, "median_error")
 
 
 @document
@@ -146,6 +188,11 @@ class Device:
     num_threads: int
     governor: str
     load_average: float
+
+    def __post_init__(self) -> None:
+        """Refuse machines without cores."""
+        _require_positive(self, "num_cores", "num_threads")
+        _require_not_negative(self, "load_average")
 
 
 @document
@@ -179,6 +226,12 @@ class Provenance:
             again tells how fast the device is now compared with then.
         median_fit_error: median over all samples of ``|fitted / measured - 1|``.
         max_fit_error: largest of the same.
+        in_situ_factors: where the whole model was run, by class of layer, the time of its layers
+            inside the model over the sum of their times apart from it, by which the times of the
+            layers were multiplied; ``all`` where classes could not be told apart.
+        widest_half_width: largest half-width of a 95 % interval, over its figure, among the
+            figures that carry most of the time; ``None`` after too few rounds for one.
+        pinned_cores: cores that the process was kept on; empty where it was not.
     """
 
     source: Literal["measured"]
@@ -189,6 +242,14 @@ class Provenance:
     yardstick_ms: float
     median_fit_error: float
     max_fit_error: float
+    in_situ_factors: dict[str, float] = field(default_factory=dict)
+    widest_half_width: float | None = None
+    pinned_cores: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a measurement without rounds and figures below zero."""
+        _require_positive(self, "num_rounds", "yardstick_ms")
+        _require_not_negative(self, "duration_s", "median_fit_error", "max_fit_error")
 
 
 @document
@@ -198,6 +259,11 @@ class Sample:
 
     num_kept_blocks: int
     latency_ms: float
+
+    def __post_init__(self) -> None:
+        """Refuse figures that nobody can have measured."""
+        _require_not_negative(self, "num_kept_blocks")
+        _require_positive(self, "latency_ms")
 
 
 @document
@@ -221,8 +287,7 @@ class SparseTiming:
     def __post_init__(self) -> None:
         """Refuse unknown layouts and negative times."""
         Layout.parse(self.layout)
-        if self.fixed_ms < 0 or self.per_block_ms < 0:
-            raise ValueError("fixed_ms and per_block_ms must not be negative")
+        _require_not_negative(self, "fixed_ms", "per_block_ms", "max_fit_error")
 
 
 @document
@@ -243,9 +308,12 @@ class LayerTiming:
     sparse: tuple[SparseTiming, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse times that are not positive."""
-        if self.dense_ms <= 0:
-            raise ValueError("dense_ms must be positive")
+        """Refuse times that are not positive, and one layout timed twice."""
+        _require_positive(self, "dense_ms")
+        _require_not_negative(self, "relative_spread")
+        layouts = [sparse.layout for sparse in self.sparse]
+        if len(set(layouts)) != len(layouts):
+            raise ValueError("sparse must not hold the same layout twice")
 
     def linear_cost(self, sparse: SparseTiming) -> LinearCost:
         """Return the linear cost of one of the sparse forms."""
@@ -278,8 +346,8 @@ class ModelTiming:
 
     def __post_init__(self) -> None:
         """Refuse times that are not positive."""
-        if self.dense_ms <= 0 or self.layers_ms <= 0 or self.rest_ms < 0:
-            raise ValueError("dense_ms and layers_ms must be positive, rest_ms not negative")
+        _require_positive(self, "dense_ms", "layers_ms")
+        _require_not_negative(self, "rest_ms")
 
 
 @document
@@ -321,6 +389,9 @@ class DeviceProfile:
 
     def __post_init__(self) -> None:
         """Refuse timings of which nobody knows where they come from."""
+        if not self.name.strip():
+            raise ValueError("name must say what the device is called")
+        _require_not_negative(self, "run_overhead_ms")
         if (self.layers or self.models) and self.measurement is None:
             raise ValueError("a profile with timings must say in 'measurement' how they were taken")
         shapes = [layer.shape for layer in self.layers]

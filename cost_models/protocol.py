@@ -4,7 +4,7 @@ from typing import Protocol, runtime_checkable
 
 from cost_models.device_profile import DeviceProfile
 from cost_models.layout import Layout
-from cost_models.linear_cost import LinearCost
+from cost_models.linear_cost import CostSource, LinearCost
 from cost_models.workload import LayerWorkload, Workload
 
 
@@ -42,4 +42,17 @@ class CostModel(Protocol):
 
     def rest(self, workload: Workload, profile: DeviceProfile | None) -> float:
         """Return the cost of the whole model that belongs to no layer, in ``unit``."""
+        ...
+
+
+@runtime_checkable
+class TellsSource(Protocol):
+    """A cost model whose dense figures are measured for some layers and estimated for others."""
+
+    def source(self, layer: LayerWorkload, profile: DeviceProfile | None) -> CostSource:
+        """Return where the dense cost of the layer comes from.
+
+        Raises:
+            CostModelError: the cost is not known.
+        """
         ...

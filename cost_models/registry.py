@@ -7,9 +7,11 @@ that names a class without constructor arguments.
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 
+from cost_models.energy import EnergyCost
 from cost_models.errors import CostModelError, UnknownNameError
 from cost_models.flops import FlopsCost
 from cost_models.latency import LatencyCost
+from cost_models.memory import MemoryCost
 from cost_models.params import ParamsCost
 from cost_models.protocol import CostModel
 
@@ -19,6 +21,8 @@ BUILT_IN: Mapping[str, type[CostModel]] = {
     "latency": LatencyCost,
     "flops": FlopsCost,
     "params": ParamsCost,
+    "memory": MemoryCost,
+    "energy": EnergyCost,
 }
 
 

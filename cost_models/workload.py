@@ -9,6 +9,9 @@ from cost_models.errors import UnknownNameError
 
 WORKLOAD_SCHEMA_VERSION = 2
 
+_GREATEST_SIZE = 2**48
+"""No tensor has a longer dimension; products of a few of them stay finite as floats."""
+
 Op = Literal[
     "conv1d",
     "conv2d",
@@ -52,13 +55,13 @@ class LayerShape:
     def __post_init__(self) -> None:
         """Refuse shapes that no layer can have."""
         for name in ("weight_shape", "input_shape", "stride", "dilation"):
-            if any(size < 1 for size in getattr(self, name)):
-                raise ValueError(f"{name} must hold positive sizes")
+            if any(not 1 <= size <= _GREATEST_SIZE for size in getattr(self, name)):
+                raise ValueError(f"{name} must hold positive sizes of at most {_GREATEST_SIZE}")
         if len(self.weight_shape) < 2:
             raise ValueError("weight_shape must have at least two dimensions")
-        if self.groups < 1:
+        if not 1 <= self.groups <= _GREATEST_SIZE:
             raise ValueError("groups must be at least 1")
-        if any(size < 0 for size in self.padding):
+        if any(not 0 <= size <= _GREATEST_SIZE for size in self.padding):
             raise ValueError("padding must not be negative")
 
     @property

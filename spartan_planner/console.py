@@ -10,7 +10,9 @@ _WIDTH_OF_FILES = 120
 
 def result_console(quiet: bool = False) -> Console:
     """Return a console on standard output, wide enough for tables in a file."""
-    return Console(quiet=quiet, width=None if sys.stdout.isatty() else _WIDTH_OF_FILES)
+    width = None if sys.stdout.isatty() else _WIDTH_OF_FILES
+    # Names in documents are text: "[/x]" is no style to close, ":cat:" no picture.
+    return Console(quiet=quiet, width=width, markup=False, emoji=False)
 
 
 def show(*results: object) -> None:

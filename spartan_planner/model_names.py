@@ -10,20 +10,25 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import init_empty_weights
 from torch import Tensor, nn
 
 from spartan_planner.errors import ModelError, UsageError
+from spartan_planner.input_shapes import parse_shapes
+from spartan_planner.torchvision_operators import prepare_torchvision
 
 DEFAULT_SEED = 0
 
 
-def load_model(name: str, seed: int = DEFAULT_SEED) -> nn.Module:
+def load_model(name: str, seed: int = DEFAULT_SEED, on_meta: bool = False) -> nn.Module:
     """Build the model that ``name`` stands for, its random weights fixed by ``seed``.
 
     Args:
-        name: ``torchvision:NAME``, ``timm:NAME`` or ``package.module:factory``, the last found on
-            the import path and in the current folder and called without arguments.
+        name: ``torchvision:NAME``, ``timm:NAME``, ``transformers:TYPE`` (with the type's default
+            configuration) or ``package.module:factory``, the last found on the import path and in
+            the current folder and called without arguments.
         seed: of torch's generator before the model is built.
+        on_meta: build it on the meta device: shapes without values, however large.
 
     Raises:
         ModelError: no such package, module, factory or model, or it fails to build.
@@ -31,17 +36,18 @@ def load_model(name: str, seed: int = DEFAULT_SEED) -> nn.Module:
     source, separator, rest = name.partition(":")
     if not separator or not source or not rest:
         raise ModelError(
-            f"model {name!r} is not known; write torchvision:NAME, timm:NAME or "
-            "package.module:factory (ONNX files cannot be read as models yet)"
+            f"model {name!r} is not known; write torchvision:NAME, timm:NAME, transformers:TYPE or "
+            "package.module:factory"
         )
     torch.manual_seed(seed)
-    match source:
-        case "torchvision":
-            return _from_torchvision(rest)
-        case "timm":
-            return _from_timm(rest)
-        case _:
-            return _from_factory(name)
+    build: Callable[[str], nn.Module] = _SOURCES.get(source, lambda _: _from_factory(name))
+    if not on_meta:
+        return build(rest)
+    # Only parameters are made on the meta device: some models read other tensors while they are
+    # built.
+    with init_empty_weights():
+        model = build(rest)
+    return model.to("meta")
 
 
 def load_object(name: str, purpose: str) -> Any:  # noqa: ANN401 - whatever the user's module holds
@@ -87,7 +93,7 @@ def _from_factory(name: str) -> nn.Module:
 
 
 def _from_torchvision(name: str) -> nn.Module:
-    models = _import_extra("torchvision.models", "torchvision")
+    models = import_models("torchvision.models")
     if name not in models.list_models():
         close = _hint(name, models.list_models())
         raise ModelError(f"torchvision has no model {name!r}{close}")
@@ -96,19 +102,46 @@ def _from_torchvision(name: str) -> nn.Module:
 
 
 def _from_timm(name: str) -> nn.Module:
-    timm = _import_extra("timm", "timm")
+    timm = import_models("timm")
     if not timm.is_model(name):
         raise ModelError(f"timm has no model {name!r}{_hint(name, timm.list_models())}")
     model: nn.Module = _build(name, lambda: timm.create_model(name, pretrained=False))
     return model
 
 
-def _import_extra(module: str, package: str) -> Any:  # noqa: ANN401 - a module
+def _from_transformers(model_type: str) -> nn.Module:
+    transformers = import_models("transformers")
+    offered = sorted(transformers.models.auto.modeling_auto.MODEL_MAPPING_NAMES)
+    if model_type not in offered:
+        hint = _hint(model_type, offered)
+        raise ModelError(f"transformers has no model type {model_type!r}{hint}")
+
+    def build() -> Any:  # noqa: ANN401 - a model
+        return transformers.AutoModel.from_config(transformers.AutoConfig.for_model(model_type))
+
+    model: nn.Module = _build(model_type, build)
+    return model
+
+
+_SOURCES: dict[str, Callable[[str], nn.Module]] = {
+    "torchvision": _from_torchvision,
+    "timm": _from_timm,
+    "transformers": _from_transformers,
+}
+
+
+def import_models(module: str) -> Any:  # noqa: ANN401 - a module
+    """Import a package of models, or a module of one, also where torchvision needs help.
+
+    Raises:
+        ModelError: it cannot be imported.
+    """
     try:
+        prepare_torchvision()
         return importlib.import_module(module)
     except Exception as error:
         raise ModelError(
-            f"{package} cannot be imported ({error}); install it with "
+            f"{module.partition('.')[0]} cannot be imported ({error}); install it with "
             "pip install 'spartan-planner[models]'"
         ) from error
 
@@ -124,22 +157,32 @@ def parse_input_shape(text: str) -> tuple[Tensor, ...]:
     """Return standard normal inputs of the shape ``1,3,224,224``; several split by ``;``.
 
     Raises:
-        UsageError: the text is not a list of positive numbers.
+        UsageError: the text is not a list of positive numbers, or the inputs are too large.
     """
-    try:
-        shapes = [tuple(int(size) for size in part.split(",")) for part in text.split(";")]
-    except ValueError:
-        shapes = []
-    if not shapes or any(size < 1 for shape in shapes for size in shape):
-        raise UsageError(
-            f"input shape {text!r} is not understood; write positive sizes with commas, "
-            "such as 1,3,224,224"
-        )
+    shapes = parse_shapes(text)
     generator = torch.Generator().manual_seed(DEFAULT_SEED)
     try:
         return tuple(torch.randn(shape, generator=generator) for shape in shapes)
     except (RuntimeError, OverflowError, TypeError) as error:
         raise UsageError(f"inputs of shape {text} are too large to be made") from error
+
+
+def inputs_suiting(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return token ids for a model that reads tokens, and the inputs themselves for any other.
+
+    A Hugging Face model says by ``main_input_name`` that it reads ``input_ids``.  Its first input
+    becomes ids below the size of its vocabulary; further ones, masks, become ones.  An encoder
+    with a decoder, given one shape, reads the same ids in both.
+    """
+    if getattr(model, "main_input_name", "") != "input_ids":
+        return inputs
+    config: Any = model.config
+    generator = torch.Generator().manual_seed(DEFAULT_SEED)
+    size = config.get_text_config().vocab_size
+    ids = torch.randint(size, inputs[0].shape, generator=generator)
+    if config.is_encoder_decoder and len(inputs) == 1:
+        return ids, torch.ones_like(ids), ids
+    return ids, *(torch.ones(item.shape, dtype=torch.int64) for item in inputs[1:])
 
 
 def read_example_inputs(path: Path) -> tuple[Tensor, ...]:

@@ -1,8 +1,6 @@
 """ONNX Runtime sessions with the threads and the silence that measuring needs."""
 
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,14 +9,9 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from spartan_planner.errors import ModelError
+from spartan_planner.runtimes.bursts import burst_ms, time_ms
 
 PROVIDER = "CPUExecutionProvider"
-WARM_UP_MS = 10.0
-MIN_WARM_UP_RUNS, MAX_WARM_UP_RUNS = 2, 10
-NUM_TIMED_RUNS = 3
-"""After another model has run, the next few runs are up to a third slower than the later ones.  A
-deployed model runs again and again, so the later ones count (docs/measurements.md)."""
-
 _ERRORS_ONLY = 3
 
 
@@ -27,7 +20,7 @@ class Session:
     """A loaded model and inputs to run it on."""
 
     inference: onnxruntime.InferenceSession
-    inputs: dict[str, NDArray[np.generic]]
+    inputs: Mapping[str, NDArray[np.generic]]
 
     def run(self) -> list[NDArray[np.generic]]:
         """Run once and return the outputs."""
@@ -43,24 +36,11 @@ class Session:
 
     def time_ms(self) -> float:
         """Run once and return the time that it took."""
-        start = time.perf_counter()
-        self.inference.run(None, self.inputs)
-        return (time.perf_counter() - start) * 1e3
+        return time_ms(self.run)
 
     def burst_ms(self) -> float:
         """Run until warm and return the median time of the next few runs."""
-        warm_up(self.run)
-        return statistics.median(self.time_ms() for _ in range(NUM_TIMED_RUNS))
-
-
-def warm_up(run: Callable[[], object]) -> int:
-    """Call ``run`` for 10 ms, at least twice and at most ten times; return the number of calls."""
-    deadline = time.perf_counter() + WARM_UP_MS * 1e-3
-    for num_runs in range(1, MAX_WARM_UP_RUNS + 1):
-        run()
-        if num_runs >= MIN_WARM_UP_RUNS and time.perf_counter() >= deadline:
-            break
-    return num_runs
+        return burst_ms(self.run)
 
 
 def session_options(num_threads: int) -> onnxruntime.SessionOptions:
@@ -74,8 +54,9 @@ def session_options(num_threads: int) -> onnxruntime.SessionOptions:
 
 def open_session(
     model: bytes | Path,
-    inputs: dict[str, NDArray[np.generic]] | None = None,
+    inputs: Mapping[str, NDArray[np.generic]] | None = None,
     options: onnxruntime.SessionOptions | None = None,
+    provider: str = PROVIDER,
 ) -> Session:
     """Load a model, from memory or a file.
 
@@ -83,6 +64,7 @@ def open_session(
         model: serialized model or its path.
         inputs: what :meth:`Session.run` feeds; standard normal noise of batch 1 by default.
         options: session options; one thread by default.
+        provider: execution provider.
 
     Raises:
         ModelError: the runtime cannot load the model.
@@ -90,7 +72,7 @@ def open_session(
     source = str(model) if isinstance(model, Path) else model
     try:
         inference = onnxruntime.InferenceSession(
-            source, options or session_options(1), providers=[PROVIDER]
+            source, options or session_options(1), providers=[provider]
         )
     except Exception as error:
         named = model if isinstance(model, Path) else "a generated model"

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from cost_models import DeviceProfile, LayerWorkload, Layout
+from cost_models.roofline import skips_zeros
 from spartan_planner.errors import PlanError
 from spartan_planner.extraction import extract_workload, inputs_for
 from spartan_planner.planning import Bound, Budget, LayerValues, Plan, Policy, Schedule, make_plan
@@ -31,11 +32,12 @@ def plan(
 
     Args:
         model: the model; trained weights make better plans.
-        example_inputs: positional arguments, batch first; the profile must have been measured at
-            these shapes.
+        example_inputs: positional arguments, batch first; layers that the profile did not measure
+            at these shapes are estimated, and the plan's ``warnings`` say so.
         budgets: what the whole model may cost, such as ``{"latency": "40%"}``.
         profile: the device; needed for costs that depend on one.
-        layouts: layouts to choose from; by default those that the profile measured.
+        layouts: layouts to choose from; by default those that the profile measured, and for layers
+            that it did not measure those that can be lowered.
         schedule: how to train; the paper's by default.
         bounds: what may become of which layers.
         policy: how kept weights are spread over the layers.
@@ -95,14 +97,24 @@ def _layouts(
     profile: DeviceProfile | None,
     wanted: Sequence[Layout],
 ) -> tuple[Layout, ...]:
-    """Layouts of a layer: what the profile measured, or what could be lowered; the wanted ones."""
+    """Layouts of a layer: the wanted ones, what the profile measured, or what could be lowered."""
     if tuple(parameter.shape) != layer.shape.weight_shape:
         # Stored as [in, out] (as in GPT-2), sliced or packed: its rows are not its outputs.
         return ()
-    any_wanted = bool(wanted)
-    wanted = tuple(layout for layout in wanted if not layout.balanced_step or is_lowerable(layer))
-    if profile is None:
-        return wanted if any_wanted else candidate_layouts(layer.shape)
+    if wanted:
+        wanted = tuple(item for item in wanted if not item.balanced_step or is_lowerable(layer))
+        return wanted if profile is None else _executed(layer, profile, wanted)
+    timing = profile.timing(layer.shape) if profile else None
+    measured = tuple(Layout.parse(sparse.layout) for sparse in timing.sparse) if timing else ()
+    return measured or candidate_layouts(layer.shape)
+
+
+def _executed(
+    layer: LayerWorkload, profile: DeviceProfile, wanted: Sequence[Layout]
+) -> tuple[Layout, ...]:
+    """The wanted layouts that save time on a device: measured there, or with a lowered form."""
     timing = profile.timing(layer.shape)
-    measured = [Layout.parse(sparse.layout) for sparse in timing.sparse] if timing else []
-    return tuple(layout for layout in measured if not any_wanted or layout in wanted)
+    measured = {sparse.layout for sparse in timing.sparse} if timing else set()
+    return tuple(
+        layout for layout in wanted if str(layout) in measured or skips_zeros(layer.shape, layout)
+    )

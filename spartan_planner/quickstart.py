@@ -63,7 +63,7 @@ class QuickstartSettings:
 FIVE_MINUTES = QuickstartSettings(
     dense_training=TrainingSettings(num_epochs=5, learning_rate=0.05),
     sparse_training=TrainingSettings(num_epochs=5, learning_rate=0.05),
-    profile=ProfileSettings(num_rounds=100, max_duration_s=60),
+    profile=ProfileSettings(num_rounds=100, max_duration_s=60, max_half_width=0.01),
     verify=VerifySettings(num_rounds=150, tolerance=0.15),
 )
 """Settings that stay within five minutes on two cores."""

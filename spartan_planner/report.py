@@ -1,8 +1,10 @@
 """Tables that people read; needs no torch."""
 
+from rich import box
 from rich.table import Table
 
 from cost_models import DeviceProfile, Workload
+from spartan_planner.advice import DENSITIES, WORTHWHILE, Advice
 from spartan_planner.planning import Plan, PlanBudget
 from spartan_planner.verification import Verification
 
@@ -31,8 +33,24 @@ def workload_table(workload: Workload) -> Table:
             f"{layer.macs / 1e6:.3f}",
         )
     table.add_section()
+    if workload.products:
+        products = f"{workload.product_macs / 1e6:.3f}"
+        table.add_row("products without a weight", "", "", "", products)
     weights = sum(layer.num_weights for layer in workload.layers)
     table.add_row("total", "", "", f"{weights:,}", f"{workload.macs / 1e6:.3f}")
+    return table
+
+
+def product_table(workload: Workload) -> Table:
+    """One row per distinct product without a weight: its factors, calls and multiply-adds."""
+    table = Table(title="Products without a weight: counted, never pruned")
+    for heading in ("operation", "left", "right"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("calls", "MMACs"):
+        table.add_column(heading, justify="right")
+    for item in workload.products:
+        left, right = ("x".join(map(str, shape)) for shape in (item.left_shape, item.right_shape))
+        table.add_row(item.op, left, right, str(item.num_calls), f"{item.macs / 1e6:.3f}")
     return table
 
 
@@ -57,6 +75,33 @@ def profile_table(profile: DeviceProfile) -> Table:
                 f"{share:.0%} density",
                 f"{sparse.max_fit_error:.1%}",
             )
+    return table
+
+
+def advice_table(advice: Advice) -> Table:
+    """One row per class of layers and layout: from where on it pays, and how much."""
+    table = Table(
+        title=f"What pays on {advice.profile} for {advice.model}",
+        caption=f"speed-ups at densities; below {WORTHWHILE:g}x nothing is gained; ~ is estimated",
+        box=box.SIMPLE,
+    )
+    table.add_column("layers", no_wrap=True)
+    table.add_column("layout", no_wrap=True)
+    densities = [f"{density:.0%}" for density in DENSITIES]
+    for heading in ("share", "pays below", *densities):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in advice.rows:
+        least, median, greatest = row.break_even
+        mark = "" if row.source == "measured" else "~"
+        table.add_row(
+            f"{row.num_layers} {row.layer_class}",
+            row.layout,
+            f"{row.dense_share:.0%}",
+            f"{median:.0%} ({100 * least:.0f}-{100 * greatest:.0f})",
+            *(f"{mark}{row.speedups[density]:.2f}x" for density in DENSITIES),
+        )
+    if advice.dense_only_share > 0:
+        table.add_row("all else", "dense", f"{advice.dense_only_share:.0%}")
     return table
 
 

@@ -164,8 +164,10 @@ def _judge(
     times = times[quiet_rounds(times[:, 0])]
     yardstick_ms, sparse_ms, *dense_ms = (float(figure) for figure in np.median(times, axis=0))
     profiled = _profiled(metadata)
-    promise = metadata.latency if metadata else None
-    ratio = yardstick_ms / profiled.yardstick_ms if profiled else 1.0
+    # Neither the promise nor the yardstick of another runtime compares with this one's times.
+    compares = profiled is None or _is_of_this_runtime(profiled)
+    promise = metadata.latency if metadata and compares else None
+    ratio = yardstick_ms / profiled.yardstick_ms if profiled and compares else 1.0
     asked = promise.asked if promise else None
     if promise and asked is not None and promise.is_relative:
         asked *= ratio
@@ -185,6 +187,10 @@ def _judge(
 
 def _profiled(metadata: ExportMetadata | None) -> PlanMeasurement | None:
     return metadata.profile.measurement if metadata and metadata.profile else None
+
+
+def _is_of_this_runtime(profiled: PlanMeasurement) -> bool:
+    return profiled.runtime.split(" ")[0] == this_runtime().name
 
 
 def _notes(profiled: PlanMeasurement | None) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from onnx.reference import ReferenceEvaluator
 
 from cost_models import CostModelError, LayerShape, Layout
 from spartan_planner.onnx_sessions import open_session
-from spartan_planner.profiling.benchmark_network import dense_network, lowered_network
+from spartan_planner.runtimes.benchmark_network import dense_network, lowered_network
 
 SHAPES = {
     "conv2d": conv_shape(8, 4, 3, 5),

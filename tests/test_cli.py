@@ -1,10 +1,14 @@
 """The command line: what users type, what they see, and what is left behind when they err."""
 
 import json
+from dataclasses import replace
 
 import pytest
+from builders import profile_of
 
+from cost_models import Workload, read_document, write_document
 from spartan_planner.cli.app import run
+from spartan_planner.graph_skeleton import graph_of_text
 
 NETWORK = """
 import sys
@@ -81,6 +85,8 @@ def test_the_readmes_path_for_a_model_of_ones_own(capsys):
         (("profile", "mine.py", "-o", "x"), "workload mine.py"),
         (("profile", "none.yaml", "-o", "x", "--threads", "0"), "must be positive"),
         (("profile", "none.yaml", "-o", "."), "is a folder"),
+        (("profile", "none.onnx", "-o", "x"), "none.onnx"),
+        (("profile", "none.yaml", "-o", "x", "--half-width", "-1"), "a share such as 0.03"),
         (("plan", "mine:network", "-b", "latency", "-o", "x"), "such as latency=50%"),
         (("plan", "mine:network", "-b", "speed=2", "-o", "x"), "known are: latency"),
         (("plan", "mine:network", "-b", "latency=5kg", "-o", "x"), "is not understood"),
@@ -129,6 +135,14 @@ def test_the_readmes_path_for_a_model_of_ones_own(capsys):
         (("plan", "mine:network", "-b", "flops=50%", "-o", "mine.py/x/y"), "is not a folder"),
         (("inspect", "mine:network", "--input-shape", "1,1000000,1000000,1000"), "too large"),
         (("inspect", "mine:network", "--input-shape", "1,9" + 30 * "9"), "too large"),
+        (("inspect", "none.onnx", "--meta"), "--meta cannot be used with an .onnx file"),
+        (("inspect", "none.onnx"), "none.onnx"),
+        (("inspect", "none.onnx", "--input-shape", "1,x"), "such as 1,3,224,224"),
+        (
+            ("inspect", "mine:network", "--meta", "--checkpoint", "c.pt", "--input-shape", "1,2"),
+            "has no values to load",
+        ),
+        (("inspect", "transformers:gtp2", "--input-shape", "1,8"), "did you mean gpt2"),
         (("inspect", "mine:network", "--seed", "9" * 30), "--seed"),
         (("inspect", "mine:network", "--inputs", "mine.py"), "mine.py cannot be read"),
         (("train", "mine:network", "--data", "digits", "-o", "w.pt"), "with .safetensors"),
@@ -150,6 +164,53 @@ def test_a_users_mistake_is_one_sentence_and_leaves_nothing(folder, capsys, argu
     assert left == {"mine.py"}
 
 
+def test_what_inspect_prints(folder, capsys):
+    inspect = ("inspect", "mine:network", "--input-shape", "1,1,8,8")
+    code, out, err = call(capsys, *inspect, "-o", "w.yaml", "--json")
+    assert (code, err) == (0, "")
+    printed = json.loads(out)
+    assert set(printed) == {"model", "parameters", "macs", "layers", "products", "unpriced"}
+    assert printed["macs"] == sum(layer["macs"] for layer in printed["layers"])
+    needed = {"name", "op", "weight_shape", "groups", "positions", "macs", "prunable"}
+    assert all(needed | {"not_prunable_because"} <= set(layer) for layer in printed["layers"])
+    workload = read_document(folder / "w.yaml", Workload, "workload")
+    (shape,) = graph_of_text(workload.graph).input_shapes
+    assert (shape, workload.macs) == ((1, 1, 8, 8), printed["macs"])
+    assert call(capsys, *inspect, "-o", "n.yaml", "--no-graph")[::2] == (0, "")
+    assert read_document(folder / "n.yaml", Workload, "workload").graph == ""
+
+
+def test_inspect_of_a_model_without_values_says_what_is_missing(folder, capsys):
+    inspect = ("inspect", "mine:network", "--input-shape", "1,1,8,8", "-o", "w.yaml")
+    assert call(capsys, *inspect)[0] == 0
+    code, _, err = call(capsys, *inspect[:-1], "m.yaml", "--meta")
+    assert code == 0
+    assert "the whole model cannot be timed and its other operations will be estimated" in err
+    real, meta = (
+        read_document(folder / name, Workload, "workload") for name in ("w.yaml", "m.yaml")
+    )
+    assert meta == replace(real, graph="")
+
+
+@pytest.mark.usefixtures("folder")
+def test_inspect_shows_products_and_why_weights_are_not_prunable(capsys):
+    code, out, err = call(capsys, "inspect", "transformers:gpt2", "--meta", "--input-shape", "1,8")
+    assert code == 0, err
+    text = " ".join(out.split())
+    for part in ("Products without a weight", "bmm", "stored transposed", "not priced"):
+        assert part in text
+
+
+@pytest.mark.usefixtures("folder")
+def test_inspect_of_an_onnx_file(capsys):
+    shape = ("--input-shape", "1,1,8,8")
+    assert call(capsys, "export", "mine:network", *shape, "-o", "d.onnx")[0] == 0
+    code, out, err = call(capsys, "inspect", "d.onnx", *shape, "--json")
+    assert code == 0, err
+    _, torch_out, _ = call(capsys, "inspect", "mine:network", *shape, "--json")
+    assert json.loads(out)["macs"] == json.loads(torch_out)["macs"]
+
+
 def test_a_plan_for_another_model_is_refused_everywhere(folder, capsys):
     other = (
         (folder / "mine.py")
@@ -167,6 +228,19 @@ def test_a_plan_for_another_model_is_refused_everywhere(folder, capsys):
         assert code == 2
         assert "make a plan for this model" in err
     assert not (folder / "x").exists()
+
+
+def test_plan_warns_of_layers_that_nobody_measured(folder, capsys):
+    write_document(folder / "facts.yaml", profile_of())
+    plan = ("plan", "mine:network", "--input-shape", "1,1,8,8", "--profile", "facts.yaml")
+    code, out, err = call(capsys, *plan, "-b", "latency=70%", "-o", "plan.yaml")
+    assert code == 0, err
+    warning = "warning: the latency of every layer was estimated, since profile 'made-up' did not"
+    assert warning in " ".join(out.split())
+    code, out, err = call(capsys, *plan, "-b", "latency=70%", "-o", "plan.yaml", "--json")
+    assert code == 0, err
+    (told,) = json.loads(out)["warnings"]
+    assert told.endswith("or profile this workload on the device")
 
 
 COMMANDS = (

@@ -14,6 +14,10 @@ from spartan_planner.onnx_sessions import open_session
 MAX_ABS_ERROR = 1e-4
 """Outputs are of order one; float32 sums of a few thousand terms in another order."""
 
+OVERHEAD = 16_000
+"""Bytes of a file besides its numbers: nodes and the exporter's remarks on them, names, shapes and
+the promise; the network has a dozen nodes, about a kilobyte each."""
+
 
 @pytest.fixture
 def pruned():
@@ -61,6 +65,17 @@ def test_the_promise_travels_inside_the_file(tmp_path, pruned):
     flops = next(cost for cost in metadata.costs if cost.cost == "flops")
     assert flops.predicted == pytest.approx(plan.budget.predicted, rel=1e-9)
     assert flops.predicted <= flops.asked
+
+
+@pytest.mark.parametrize("form", list(Form))
+def test_the_file_is_as_large_as_the_promise_says(tmp_path, form):
+    model = tiny_network().eval()
+    plan = tiny_plan(model, "50%", cost="memory")
+    prune_one_shot(model, plan)
+    report = export_onnx(model, plan, tiny_inputs(), tmp_path / "m.onnx", form=form)
+    (memory,) = (cost for cost in report.metadata.costs if cost.cost == "memory")
+    assert 0 < report.num_bytes - memory.predicted <= OVERHEAD
+    assert (memory.predicted == memory.dense) == (form is Form.MASKED)
 
 
 def test_a_dense_model_needs_no_plan(tmp_path):

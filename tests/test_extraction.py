@@ -1,6 +1,9 @@
 import pytest
 import torch
+from model_zoo import import_models
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from spartan_planner.errors import ModelError
 from spartan_planner.extraction import extract_workload, model_fingerprint
@@ -142,3 +145,182 @@ def test_a_weight_used_in_slices_is_counted_whole_and_not_pruned():
     assert packed.num_weights == 3 * 8 * 8
     assert packed.macs == 8 * 8 * 3 + 2 * 8 * 8 * 5
     assert not packed.prunable
+
+
+class Using(nn.Module):
+    """A function of activations and of parameters."""
+
+    def __init__(self, function, *shapes):
+        super().__init__()
+        self.function = function
+        self.weights = nn.ParameterList([nn.Parameter(torch.randn(shape)) for shape in shapes])
+
+    def forward(self, x):
+        return self.function(x, *self.weights)
+
+
+def autocast_linear(x, w):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return F.linear(x, w)
+
+
+def times_in_a_stack(x, w):
+    return torch.bmm(x, w.expand(2, 8, 4))
+
+
+# Activations are [2, 5, 8]: two samples of five tokens.
+FORMS = [
+    ("linear", F.linear, [(4, 8)], 5 * 32, ""),
+    ("matmul", lambda x, w: x @ w.t(), [(4, 8)], 5 * 32, ""),
+    ("weight on the left", lambda x, w: w @ x.mT, [(4, 8)], 5 * 32, ""),
+    ("transposed copy", lambda x, w: x @ w.t().contiguous(), [(4, 8)], 5 * 32, ""),
+    ("cast", lambda x, w: F.linear(x.double(), w.double()), [(4, 8)], 5 * 32, ""),
+    ("autocast", autocast_linear, [(4, 8)], 5 * 32, ""),
+    ("inference mode", torch.inference_mode()(F.linear), [(4, 8)], 5 * 32, ""),
+    ("stored transposed", lambda x, w: x @ w, [(8, 4)], 5 * 32, "stored transposed, as [in 8"),
+    ("square, transposed", lambda x, w: x @ w, [(8, 8)], 5 * 64, "stored transposed, as [in 8"),
+    ("expanded", times_in_a_stack, [(8, 4)], 5 * 32, "stored transposed"),
+    ("a matrix per sample", torch.bmm, [(2, 8, 4)], 5 * 32, "a stack of matrices"),
+    ("baddbmm", lambda x, w: torch.baddbmm(x[..., :4], x, w), [(2, 8, 4)], 160, "a stack of"),
+    ("einsum", lambda x, w: torch.einsum("bsd,hdk->bshk", x, w), [(2, 8, 4)], 320, "rearranged"),
+    ("slice", lambda x, w: F.linear(x, w[:2]), [(4, 8)], 5 * 16, "use parts of it"),
+    ("kernel", lambda x, w: F.linear(x, w.view(4, 8)), [(4, 8, 1, 1)], 160, "stored as 4x8x1x1"),
+    ("scaled", lambda x, w, g: F.linear(x, w * g), [(4, 8), (4, 1)], 160, "computed from it"),
+    ("one row", lambda x, w: torch.mv(w, x[0, 0]), [(4, 8)], 16, "not the same for each sample"),
+]
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes", "macs", "reason"),
+    [f[1:] for f in FORMS],
+    ids=[form[0] for form in FORMS],
+)
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_forms_in_which_a_weight_is_multiplied(function, shapes, macs, reason, device):
+    model = Using(function, *shapes).to(device)
+    workload = extract_workload(model, torch.randn(2, 5, 8), "form")
+    (layer,) = workload.layers
+    assert (layer.name, layer.macs, workload.macs) == ("weights.0", macs, macs)
+    assert layer.shape.op == "linear"
+    assert layer.num_weights == model.weights[0].numel()
+    assert layer.prunable == (reason == "")
+    assert reason in layer.not_prunable_because
+
+
+def test_learned_queries_are_activations_and_the_product_with_them_counts():
+    model = Using(lambda x, q, w: F.linear(q, w) @ x.mT, (3, 8), (8, 8))
+    workload = extract_workload(model, torch.randn(1, 5, 8), "queries")
+    (layer,) = workload.layers
+    assert (layer.name, layer.macs, layer.prunable) == ("weights.1", 3 * 64, True)
+    assert workload.product_macs == 3 * 8 * 5
+
+
+def test_a_weight_made_of_two_is_priced_under_the_larger():
+    model = Using(lambda x, a, b: F.linear(x, a @ b), (4, 3), (3, 8))
+    workload = extract_workload(model, torch.randn(1, 5, 8), "factors")
+    (layer,) = workload.layers
+    assert (layer.name, layer.macs, layer.prunable) == ("weights.1", 5 * 32, False)
+    assert workload.product_macs == 4 * 3 * 8
+
+
+@pytest.mark.parametrize(
+    ("layer", "macs"),
+    [
+        (nn.LSTM(3, 4, batch_first=True), {"weight_ih_l0": 16 * 3 * 6, "weight_hh_l0": 16 * 4 * 6}),
+        (nn.GRU(3, 4, batch_first=True), {"weight_ih_l0": 12 * 3 * 6, "weight_hh_l0": 12 * 4 * 6}),
+    ],
+    ids=["lstm", "gru"],
+)
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_recurrent_layers_come_apart_into_products(layer, macs, device):
+    found = extract_workload(layer.to(device), torch.randn(1, 6, 3), "recurrent").layers
+    assert {item.name: item.macs for item in found} == macs
+    assert all(item.prunable and item.positions == 6 for item in found)
+
+
+@pytest.mark.parametrize(
+    ("parametrize", "op"),
+    [
+        (nn.utils.parametrizations.weight_norm, "_weight_norm_interface"),
+        (nn.utils.parametrizations.spectral_norm, "div"),
+    ],
+)
+def test_a_parametrized_weight_is_computed_in_every_pass(parametrize, op):
+    (layer,) = extract_workload(parametrize(nn.Linear(3, 4)), torch.randn(1, 3), "norm").layers
+    assert (layer.macs, layer.prunable) == (12, False)
+    assert op in layer.not_prunable_because
+
+
+def test_a_table_tied_to_a_head_counts_the_head():
+    model = Using(lambda x, w: F.linear(F.embedding(x, w), w), (9, 8))
+    workload = extract_workload(model, torch.zeros(1, 5, dtype=torch.int64), "tied")
+    (layer,) = workload.layers
+    assert (layer.shape.op, layer.macs, layer.positions) == ("linear", 72 * 5, 5)
+    assert [shape.op for shape in layer.uses] == ["linear", "embedding"]
+    assert "look-up table" in layer.not_prunable_because
+
+
+@pytest.mark.parametrize(
+    "attend",
+    [
+        F.scaled_dot_product_attention,
+        lambda *qkv: torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*qkv)[0],
+    ],
+    ids=["any kernel", "the fused kernel by name"],
+)
+def test_both_products_of_attention_are_counted(attend):
+    def attention(x, w):
+        heads = F.linear(x, w).unflatten(-1, (2, 4)).transpose(1, 2)
+        return attend(heads, heads, heads)
+
+    workload = extract_workload(Using(attention, (8, 8)), torch.randn(1, 5, 8), "attention")
+    assert workload.product_macs == 2 * (2 * 5 * 4 * 5)
+    assert [(p.left_shape, p.right_shape, p.num_calls) for p in workload.products] == [
+        ((2, 5, 4), (2, 4, 5), 1),
+        ((2, 5, 5), (2, 5, 4), 1),
+    ]
+
+
+def test_equal_products_are_merged_and_per_sample():
+    model = Using(lambda x, w: (x @ x.mT) + (x @ x.mT) + F.linear(x, w).sum(), (4, 8))
+    (product,) = extract_workload(model, torch.randn(3, 5, 8), "gram").products
+    assert (product.op, product.num_calls, product.macs) == ("bmm", 2, 2 * 5 * 8 * 5)
+
+
+def test_a_kernel_that_is_no_parameter_is_a_product():
+    model = Using(lambda x, w: F.conv1d(x @ w, torch.ones(5, 5, 3)), (8, 8))
+    (product,) = extract_workload(model, torch.randn(1, 5, 8), "blur").products
+    assert (product.op, product.macs) == ("convolution", 75 * 6)
+
+
+def test_a_frozen_part_stays_frozen():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Dropout()).train()
+    model[1].eval()
+    extract_workload(model, torch.randn(1, 3), "frozen")
+    assert [module.training for module in model] == [True, False]
+
+
+def big_llama():
+    """About 155 thousand million parameters: 620 GB in float32."""
+    transformers = import_models("transformers")
+    return transformers.AutoModel.from_config(
+        transformers.LlamaConfig(
+            hidden_size=12288,
+            intermediate_size=49152,
+            num_hidden_layers=64,
+            num_attention_heads=96,
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    "shapes_only", [torch.device("meta"), FakeTensorMode()], ids=["meta", "fake"]
+)
+def test_a_model_too_large_for_memory(shapes_only):
+    with shapes_only:
+        model = big_llama()
+    workload = extract_workload(model, torch.zeros(1, 64, dtype=torch.int64), "big")
+    assert workload.num_parameters > 100e9
+    per_layer = 4 * 12288 * 12288 + 3 * 12288 * 49152
+    assert sum(layer.macs for layer in workload.layers) == 64 * 64 * per_layer
+    assert workload.product_macs == 64 * 2 * 64 * 64 * 12288

@@ -9,7 +9,7 @@ import pytest
 from builders import small_workload
 
 from cost_models import write_document
-from spartan_planner.profiling.benchmark_network import dense_network
+from spartan_planner.runtimes.benchmark_network import dense_network
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("cost_models", "spartan_planner")
@@ -19,7 +19,13 @@ TORCH_FREE = (
     "spartan_planner.planning",
     "spartan_planner.lowering",
     "spartan_planner.profiling",
+    "spartan_planner.graph_skeleton",
+    "spartan_planner.onnx_workload",
+    "spartan_planner.runtimes",
+    "spartan_planner.runtimes.onnx_runtime",
+    "spartan_planner.runtimes.openvino_runtime",
     "spartan_planner.verification",
+    "spartan_planner.advice",
     "spartan_planner.report",
     "spartan_planner.cli",
 )

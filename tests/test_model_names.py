@@ -3,7 +3,12 @@ import pytest
 import torch
 
 from spartan_planner.errors import ModelError, UsageError
-from spartan_planner.model_names import example_inputs, load_model, parse_input_shape
+from spartan_planner.model_names import (
+    example_inputs,
+    inputs_suiting,
+    load_model,
+    parse_input_shape,
+)
 
 FACTORY = """
 import torch
@@ -38,6 +43,9 @@ def test_a_factory_in_the_current_folder_is_found_and_seeded():
         ("my_models:netwerk", "did you mean network"),
         ("no_such_module:network", "cannot import 'no_such_module'"),
         ("my_models:number", "must return a torch.nn.Module"),
+        ("transformers:gtp2", "did you mean gpt2"),
+        ("torchvision:resnet5", "did you mean resnet"),
+        ("timm:resnet5O", "did you mean"),
         ("my_models:broken", "fails to build: no such luck"),
     ],
 )
@@ -77,3 +85,34 @@ def test_inputs_that_cannot_be_read(tmp_path):
 def test_exactly_one_way_to_give_inputs(shape, path):
     with pytest.raises(UsageError, match="give either"):
         example_inputs(shape, path)
+
+
+@pytest.mark.parametrize("name", ["torchvision:resnet18", "timm:resnet18", "transformers:bert"])
+def test_models_on_the_meta_device(name):
+    model = load_model(name, on_meta=True)
+    assert {tensor.device.type for tensor in model.state_dict().values()} == {"meta"}
+
+
+@pytest.mark.usefixtures("factory")
+def test_a_factory_on_the_meta_device():
+    assert load_model("my_models:network", on_meta=True).weight.is_meta
+
+
+@pytest.mark.parametrize(
+    ("name", "num_inputs"), [("gpt2", 1), ("t5", 3)], ids=["decoder", "encoder and decoder"]
+)
+def test_a_model_of_tokens_gets_ids_of_its_vocabulary(name, num_inputs):
+    model = load_model(f"transformers:{name}", on_meta=True)
+    inputs = inputs_suiting(model, parse_input_shape("2,300"))
+    assert len(inputs) == num_inputs
+    assert all((item.shape, item.dtype) == ((2, 300), torch.int64) for item in inputs)
+    assert inputs[0].min() >= 0
+    assert inputs[0].max() < model.config.vocab_size
+    ids, mask = inputs_suiting(model, parse_input_shape("2,7;2,7"))
+    assert torch.equal(ids, inputs_suiting(model, parse_input_shape("2,7"))[0])
+    assert torch.equal(mask, torch.ones(2, 7, dtype=torch.int64))
+
+
+def test_other_inputs_stay_as_they_are():
+    inputs = parse_input_shape("1,3,8,8")
+    assert inputs_suiting(torch.nn.Linear(2, 2), inputs) is inputs

@@ -7,22 +7,22 @@ from test_benchmark_network import SHAPES
 
 from cost_models import Layout
 from spartan_planner.errors import ModelError
-from spartan_planner.profiling.benchmark_network import (
+from spartan_planner.profiling.run_overhead import measure_run_overhead_ms
+from spartan_planner.runtimes.benchmark_network import (
     BenchmarkNetwork,
     dense_network,
     lowered_network,
 )
-from spartan_planner.profiling.node_times import ProfiledNetwork
-from spartan_planner.profiling.run_overhead import measure_run_overhead_ms
+from spartan_planner.runtimes.node_times import profiled_layers
 
 NUM_BURSTS = 2
 
 
 def times_of(network: BenchmarkNetwork) -> np.ndarray:
-    profiled = ProfiledNetwork(network, num_threads=1)
+    profiled = profiled_layers(network, num_threads=1)
     for _ in range(NUM_BURSTS):
         profiled.burst()
-    return profiled.layer_times_ms()
+    return profiled.times_ms()
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -55,7 +55,7 @@ def test_nothing_stays_on_disk(tmp_path, monkeypatch):
 
 def test_what_the_runtime_cannot_load_is_refused():
     with pytest.raises(ModelError, match="cannot load a generated model"):
-        ProfiledNetwork(BenchmarkNetwork(b"nonsense", ()), num_threads=1)
+        profiled_layers(BenchmarkNetwork(b"nonsense", ()), num_threads=1)
 
 
 def test_overhead_of_a_run_is_a_time():

@@ -6,13 +6,7 @@ from builders import conv_node, onnx_model
 from onnx import TensorProto, helper
 
 from spartan_planner.errors import ModelError
-from spartan_planner.onnx_sessions import (
-    MAX_WARM_UP_RUNS,
-    MIN_WARM_UP_RUNS,
-    open_session,
-    session_options,
-    warm_up,
-)
+from spartan_planner.onnx_sessions import open_session, session_options
 
 
 def identity_model(kind: int, shape) -> bytes:
@@ -69,9 +63,3 @@ def test_what_cannot_be_loaded_is_refused_by_name(tmp_path):
         open_session(path)
     with pytest.raises(ModelError, match="cannot load a generated model"):
         open_session(b"nonsense")
-
-
-def test_warm_up_runs_a_few_times():
-    calls = []
-    count = warm_up(lambda: calls.append(None))
-    assert MIN_WARM_UP_RUNS <= count == len(calls) <= MAX_WARM_UP_RUNS

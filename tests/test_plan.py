@@ -79,7 +79,8 @@ def test_prediction_is_the_cost_of_what_is_planned(budget):
     profile = small_profile()
     plan = plan_for(budget, profile=profile)
     assert plan.budget.cost == budget.split("=")[0]
-    assert {total.cost for total in (*plan.budgets, *plan.totals)} == {"latency", "flops", "params"}
+    told = {total.cost for total in (*plan.budgets, *plan.totals)}
+    assert told == {"latency", "flops", "params", "memory", "energy"}
     for total in (*plan.budgets, *plan.totals):
         assert total.predicted == pytest.approx(counted(plan, total.cost, profile), rel=ROUNDING)
         assert total.predicted == pytest.approx(plan.predicted(total.cost), rel=ROUNDING)
@@ -111,7 +112,7 @@ def test_ragged_blocks_are_predicted_for_what_they_hold(text):
 def test_without_a_profile_only_countable_costs_are_told():
     plan = plan_for("flops=50%")
     assert plan.profile is None
-    assert [total.cost for total in plan.totals] == ["params"]
+    assert [total.cost for total in plan.totals] == ["params", "memory"]
 
 
 def test_plan_names_what_it_was_made_from():
@@ -193,8 +194,63 @@ def test_nothing_to_prune_is_refused():
         plan_for("flops=50%", layouts=lambda _: [])
 
 
-def test_what_was_not_measured_is_refused():
+def test_latency_without_a_profile_is_refused():
     with pytest.raises(CostModelError, match="give a profile"):
         plan_for("latency=50%")
-    with pytest.raises(CostModelError, match=r"no measurement for layer stem\.weight"):
-        plan_for("latency=50%", profile=profile_of())
+
+
+def sources(plan) -> set[str]:
+    return {layer.costs["latency"].source for layer in plan.layers}
+
+
+@pytest.mark.parametrize("text", ["latency=60%", "flops=60%"])
+def test_measured_layers_need_no_warning(text):
+    plan = plan_for(text, profile=small_profile())
+    assert sources(plan) == {"measured"}
+    assert plan.warnings == ()
+
+
+@pytest.mark.parametrize("text", ["latency=60%", "flops=60%"])
+def test_facts_alone_make_a_plan_that_says_so(text):
+    plan = plan_for(text, profile=profile_of())
+    assert sources(plan) == {"estimated"}
+    (warning,) = plan.warnings
+    assert warning == (
+        "the latency of every layer was estimated, since profile 'made-up' did not measure it; "
+        "expect 0.5 to 2 times the estimate, or profile this workload on the device"
+    )
+
+
+def test_layers_that_were_estimated_are_named():
+    measured = [t for t in small_profile().layers if t.shape != conv_shape(128, 64)]
+    plan = plan_for("latency=70%", profile=profile_of(*measured))
+    (warning,) = plan.warnings
+    assert "latency of 1 layer(s) (b.weight) was estimated" in warning
+    assert "only at" not in warning
+
+
+def test_a_layer_measured_at_another_batch_is_named_with_it():
+    shape = conv_shape(128, 64)
+    other = timing_of(replace(shape, input_shape=(8, 64, 8, 8)), (TILE,))
+    measured = [t for t in small_profile().layers if t.shape != shape]
+    (warning,) = plan_for("latency=70%", profile=profile_of(*measured, other)).warnings
+    assert "at input (1, 64, 8, 8), only at (8, 64, 8, 8); expect" in warning
+
+
+def test_a_layout_that_was_not_measured_is_named():
+    def layouts(layer):
+        return [Layout.parse("tile:16x1@16")] if candidate_layouts(layer.shape) else []
+
+    plan = plan_for("latency=70%", profile=small_profile(), layouts=layouts)
+    assert plan.sparse_layers
+    (warning,) = plan.warnings
+    assert "did not measure it in this layout; expect" in warning
+
+
+def test_of_many_estimated_layers_some_are_named():
+    shapes = [conv_shape(64, 32, side=side) for side in range(4, 14)]
+    layers = [LayerWorkload(f"w{i}", shape, 1) for i, shape in enumerate(shapes)]
+    measured = conv_shape(64, 64)
+    workload = workload_of(*layers, LayerWorkload("known", measured, 64))
+    plan = plan_for("latency=70%", workload, profile_of(timing_of(measured)))
+    assert "10 layer(s) (w0, w1, w2, w3, w4, w5, w6, w7 and 2 more)" in plan.warnings[0]

@@ -17,9 +17,16 @@ from cost_models import (
     read_document,
     write_document,
 )
+from cost_models.roofline import layer_class
 from spartan_planner.errors import CostModelError, ProfileError
-from spartan_planner.profiling import ProfileSettings, Yardstick, make_profile, quiet_rounds
-from spartan_planner.profiling import profile as profile_module
+from spartan_planner.profiling import (
+    ProfileSettings,
+    Yardstick,
+    make_profile,
+    measurement_plan,
+    quiet_rounds,
+)
+from spartan_planner.profiling.facts import device_category
 from spartan_planner.profiling.treatments import candidate_layouts, kept_block_counts
 
 SETTINGS = ProfileSettings(name="tiny", num_rounds=3, min_rounds=3)
@@ -100,6 +107,15 @@ def test_profile_says_where_it_comes_from(measured):
     )
 
 
+def test_profile_holds_facts_and_a_calibrated_roofline(measured):
+    assert measured.facts.peak_gflop_per_s["float32"].source == "measured"
+    assert measured.category == device_category()
+    assert measured.roofline.is_calibrated
+    assert measured.roofline.median_error is not None
+    known = {item.layer_class for item in measured.roofline.classes}
+    assert known >= {layer_class(layer.shape) for layer in measured.layers} | {"any"}
+
+
 def test_measured_profile_survives_its_file(measured, tmp_path):
     write_document(tmp_path / "tiny.yaml", measured)
     assert read_document(tmp_path / "tiny.yaml", DeviceProfile, "profile") == measured
@@ -119,7 +135,7 @@ def test_large_workloads_are_measured_in_batches(monkeypatch):
     workload = workload_of(
         LayerWorkload("a", linear_shape(3, 5), 1), LayerWorkload("b", linear_shape(4, 5), 1)
     )
-    monkeypatch.setattr(profile_module, "MAX_NETWORK_BYTES", 90)
+    monkeypatch.setattr(measurement_plan, "MAX_BATCH_BYTES", 90)
     made = make_profile(workload, SETTINGS)
     assert [layer.shape for layer in made.layers] == list(workload.shape_counts())
 

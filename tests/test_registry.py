@@ -10,8 +10,8 @@ from cost_models import CostModel, CostModelError, UnknownNameError, cost_model,
 SOURCE = """
 from cost_models import LinearCost
 
-class Energy:
-    name, unit, needs_profile = "energy", "J", False
+class Water:
+    name, unit, needs_profile = "water", "l", False
     def dense_cost(self, layer, profile): return float(layer.num_weights)
     def linear_cost(self, layer, layout, profile): return LinearCost(1.0, 0.0, 1.0, self.unit)
     def rest(self, workload, profile): return 0.0
@@ -20,7 +20,7 @@ class Broken:
     def __init__(self): raise RuntimeError("no sensor")
 
 class Partial:
-    name, unit = "partial", "J"
+    name, unit = "partial", "l"
 """
 
 
@@ -28,7 +28,7 @@ class Partial:
 def install(tmp_path, monkeypatch):
     """Pretend to install a package with these entry points, ``name = module:object``."""
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "energy_plug_in.py").write_text(SOURCE)
+    (tmp_path / "water_plug_in.py").write_text(SOURCE)
 
     def install_package(package: str, *entry_points: str) -> None:
         folder = tmp_path / f"{package}-1.0.dist-info"
@@ -39,17 +39,17 @@ def install(tmp_path, monkeypatch):
         importlib.invalidate_caches()
 
     yield install_package
-    sys.modules.pop("energy_plug_in", None)
+    sys.modules.pop("water_plug_in", None)
 
 
-@pytest.mark.parametrize("name", ["latency", "flops", "params"])
+@pytest.mark.parametrize("name", ["latency", "flops", "params", "memory", "energy"])
 def test_built_in_models_answer_to_their_name(name):
     assert name in cost_model_names()
     assert cost_model(name).name == name
 
 
 def test_unknown_name_lists_the_known_ones(install):
-    install("energy", "energy = energy_plug_in:Energy")
+    install("water", "water = water_plug_in:Water")
     with pytest.raises(UnknownNameError, match="'joules' is not known") as caught:
         cost_model("joules")
     for name in cost_model_names():
@@ -57,18 +57,18 @@ def test_unknown_name_lists_the_known_ones(install):
 
 
 def test_plug_in_is_found_by_name(install):
-    install("energy", "energy = energy_plug_in:Energy")
-    assert cost_model_names()[-1] == "energy"
-    model = cost_model("energy")
+    install("water", "water = water_plug_in:Water")
+    assert cost_model_names()[-1] == "water"
+    model = cost_model("water")
     assert isinstance(model, CostModel)
-    assert model.unit == "J"
+    assert model.unit == "l"
 
 
 @pytest.mark.parametrize(
     "entry_points",
     [
-        ("flops = energy_plug_in:Energy",),
-        ("energy = energy_plug_in:Energy", "energy = energy_plug_in:Partial"),
+        ("flops = water_plug_in:Water",),
+        ("water = water_plug_in:Water", "water = water_plug_in:Partial"),
     ],
 )
 def test_name_that_is_taken_is_refused(install, entry_points):
@@ -81,20 +81,20 @@ def test_name_that_is_taken_is_refused(install, entry_points):
 @pytest.mark.parametrize(
     ("target", "reason"),
     [
-        ("energy_plug_in:Broken", "no sensor"),
-        ("energy_plug_in:Missing", "Missing"),
-        ("no_such_module:Energy", "no_such_module"),
-        ("energy_plug_in:Partial", "lacks a part of the CostModel protocol"),
+        ("water_plug_in:Broken", "no sensor"),
+        ("water_plug_in:Missing", "Missing"),
+        ("no_such_module:Water", "no_such_module"),
+        ("water_plug_in:Partial", "lacks a part of the CostModel protocol"),
     ],
 )
 def test_plug_in_that_cannot_be_used_says_why(install, target, reason):
-    install("energy", f"energy = {target}")
+    install("water", f"water = {target}")
     with pytest.raises(CostModelError, match=reason) as caught:
-        cost_model("energy")
+        cost_model("water")
     assert target in str(caught.value)
 
 
 def test_broken_plug_in_does_not_disturb_the_others(install):
-    install("energy", "energy = energy_plug_in:Broken")
-    assert "energy" in cost_model_names()
+    install("water", "water = water_plug_in:Broken")
+    assert "water" in cost_model_names()
     assert cost_model("flops").name == "flops"

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from spartan_planner.blocks import assign_blocks
 from spartan_planner.errors import PlanError, TrainingError
 from spartan_planner.export.kept_sizes import kept_sizes
 from spartan_planner.training import Sparsifier
+from spartan_planner.transport import SelectionStatus, SoftSelection
 
 NUM_STEPS = 20
 GRADIENT_TOLERANCE = 2e-3
@@ -270,3 +272,16 @@ def test_a_second_sparsifier_on_one_optimizer_is_refused_until_the_first_is_done
         Sparsifier(model, plan, optimizer, 10)
     sparsifier.finalize()
     Sparsifier(model, plan, optimizer, 10)
+
+
+def test_soft_masks_that_miss_their_budget_are_warned_of_once(recwarn):
+    model = tiny_network()
+    sparsifier = run(model, tiny_plan(model), torch.optim.SGD(model.parameters(), lr=0.05))
+    missed = SoftSelection((), 0.5, 400, 2e-3, SelectionStatus.NOT_CONVERGED)
+    for selection in (replace(missed, status=SelectionStatus.CONVERGED), missed, missed):
+        sparsifier._warn_of_missed_budget(selection)
+    assert [str(warning.message) for warning in recwarn] == [
+        f"the soft masks of step {NUM_STEPS} miss their budget by 2.0e-03 of it at a beta of "
+        f"{sparsifier.stats()['beta']:g}; the hard masks keep it, but a smaller beta in the "
+        "schedule would train better"
+    ]

@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from spartan_planner.errors import TransportError
 from spartan_planner.transport import (
-    location,
+    packing,
     sampling,
     soft_topk_gradient,
     solve_hard_topk,
@@ -47,7 +47,7 @@ def work(rank, folder):
     group, own = dist.group.WORLD, shards(whole_values(), rank)
     answers = {}
     for sample in (1 << 16, 128):
-        sampling.SAMPLE_BLOCKS = location.SAMPLE_BLOCKS = sample
+        sampling.SAMPLE_BLOCKS = packing.PACKED_BLOCKS = sample
         for share in (0.0, 0.1, 0.5, 1.0):
             budget = budget_of(share)
             hard = solve_hard_topk(own, COSTS, budget, process_group=group)

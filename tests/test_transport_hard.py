@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spartan_planner.errors import TransportError
-from spartan_planner.transport import SelectionStatus, location, sampling, solve_hard_topk
+from spartan_planner.transport import SelectionStatus, packing, sampling, solve_hard_topk
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -36,6 +36,11 @@ def agree(values, costs, budget):
     return result
 
 
+def random_values(sizes):
+    generator = torch.Generator().manual_seed(3)
+    return [torch.randn(n, generator=generator).abs() for n in sizes]
+
+
 KINDS = {
     "random": lambda x, _: x,
     "ties across tensors": lambda x, cost: (3 * x).round() * cost,
@@ -55,7 +60,7 @@ def test_equals_the_definition(monkeypatch, sample, kind, dtype):
     # Integer costs and budgets make the reference's float sums exact.
     if sample is not None:
         monkeypatch.setattr(sampling, "SAMPLE_BLOCKS", sample)
-        monkeypatch.setattr(location, "SAMPLE_BLOCKS", sample)
+        monkeypatch.setattr(packing, "PACKED_BLOCKS", sample)
     generator = torch.Generator().manual_seed(1)
     for size in (1, 2, 100, 5000):
         for costs in ((1, 1, 1), (3, 1, 7), (1, 4096, 1 << 20)):
@@ -134,9 +139,18 @@ def test_budget_outside_is_refused(budget):
         solve_hard_topk([torch.rand(6)], [1.0], budget)
 
 
-def test_costs_per_element_are_refused():
-    with pytest.raises(TransportError, match="one number per tensor"):
-        solve_hard_topk([torch.rand(6)], [torch.rand(6)], 1.0)
+@pytest.mark.parametrize("sizes", [(200_000,), (150_000, 140_000, 5), (131_072,), (131_073,)])
+def test_equals_the_definition_around_the_size_of_a_pack(sizes):
+    values = random_values(sizes)
+    for share in (0.01, 0.6):
+        agree(values, range(1, len(sizes) + 1), math.floor(share * sum(sizes)))
+
+
+def test_costs_of_another_shape_are_refused():
+    with pytest.raises(TransportError, match=r"shape \(6,\) and costs of shape \(5,\)"):
+        solve_hard_topk([torch.rand(6)], [torch.rand(5)], 1.0)
+    with pytest.raises(TransportError, match="cost tensor with an element that is not positive"):
+        solve_hard_topk([torch.rand(2)], [torch.tensor([1.0, math.nan])], 1.0)
 
 
 def test_bad_values_are_named():

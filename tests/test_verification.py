@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from networks import TinyNetwork, tiny_inputs, tiny_network, tiny_plan
@@ -139,6 +141,16 @@ def test_shares_move_with_the_device_and_deadlines_do_not(is_relative, sparse_ms
     assert result.predicted_ms == 8.0
     assert result.ok is ok
     assert any("another processor" in note for note in result.notes)
+
+
+def test_a_promise_for_another_runtime_is_not_judged():
+    """Its yardstick ran on that runtime: the times of the two do not compare."""
+    profile = replace(PROFILE, measurement=replace(MEASURED, runtime="openvino 2026"))
+    metadata = replace(metadata_with(5.0, True), profile=profile)
+    result = _judge(np.array([[2.0, 8.0, 20.0]] * 5), metadata, 0.1, 2)
+    assert result.device_speed_ratio == 1
+    assert (result.asked_ms, result.predicted_ms, result.ok) == (None, None, None)
+    assert any("the profile is of openvino 2026" in note for note in result.notes)
 
 
 def test_another_number_of_threads_than_profiled_is_refused():

@@ -13,7 +13,7 @@ from spartan_planner.cli.export_command import export_command
 from spartan_planner.cli.inspect_command import inspect_command
 from spartan_planner.cli.plan_command import plan_command
 from spartan_planner.cli.profile_command import profile_command
-from spartan_planner.cli.profiles_command import profiles_command
+from spartan_planner.cli.profiles_command import profiles_app
 from spartan_planner.cli.quickstart_command import quickstart_command
 from spartan_planner.cli.train_command import train_command
 from spartan_planner.cli.verify_command import verify_command
@@ -37,7 +37,7 @@ app.command("plan")(plan_command)
 app.command("train")(train_command)
 app.command("export")(export_command)
 app.command("verify")(verify_command)
-app.command("profiles")(profiles_command)
+app.add_typer(profiles_app, name="profiles")
 app.command("cost-models")(cost_models_command)
 
 

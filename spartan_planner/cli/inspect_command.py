@@ -1,11 +1,13 @@
 """``inspect``: what each weight of a model does."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cost_models import Workload, write_document
+from cost_models.workload import LayerWorkload
 from spartan_planner.cli.options import (
     AsJson,
     Checkpoint,
@@ -17,6 +19,10 @@ from spartan_planner.cli.options import (
     require_output_folder,
 )
 from spartan_planner.console import show
+from spartan_planner.errors import ExportError, ModelError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 def inspect_command(
@@ -27,29 +33,130 @@ def inspect_command(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write the workload (YAML) here.")
     ] = None,
+    on_meta: Annotated[
+        bool,
+        typer.Option("--meta", help="Build the model without values: for models of any size."),
+    ] = False,
+    with_graph: Annotated[
+        bool,
+        typer.Option(
+            "--graph/--no-graph",
+            help="Put the model's ONNX graph, without its weights, into the file of --out: by it "
+            "the whole model is timed on the target.",
+        ),
+    ] = True,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Describe the weights of MODEL: shapes, positions, multiply-adds."""
-    from spartan_planner.cli.load import load
-    from spartan_planner.extraction import extract_workload
-
+    """Describe the weights of MODEL (or of an .onnx file): shapes, positions, multiply-adds."""
     if out:
         require_output_folder(out)
-    loaded, examples = load(model, input_shape, inputs, checkpoint, seed)
-    workload = extract_workload(loaded, examples, model)
+    if Path(model).suffix == ".onnx":
+        _refuse_torch_options(inputs, checkpoint, on_meta)
+        workload = _of_onnx(Path(model), input_shape, with_graph)
+    else:
+        embed = with_graph and out is not None
+        workload = _of_torch(model, input_shape, inputs, checkpoint, seed, on_meta, embed)
     if out:
         write_document(out, workload)
     if as_json:
         print_json(workload_json(workload))
-        return
-    from spartan_planner.report import workload_table
+    else:
+        _print_tables(workload)
+
+
+def _refuse_torch_options(inputs: Path | None, checkpoint: Path | None, on_meta: bool) -> None:
+    given = {"--inputs": inputs, "--checkpoint": checkpoint, "--meta": on_meta}
+    names = [name for name, value in given.items() if value]
+    if names:
+        raise UsageError(
+            f"{' and '.join(names)} cannot be used with an .onnx file, of which only the shapes "
+            "are read; leave it out, or give --input-shape"
+        )
+
+
+def _of_onnx(path: Path, input_shape: str | None, with_graph: bool) -> Workload:
+    from spartan_planner.input_shapes import parse_shapes
+    from spartan_planner.onnx_workload import workload_of_onnx
+
+    workload = workload_of_onnx(path, None if input_shape is None else parse_shapes(input_shape))
+    return workload if with_graph else replace(workload, graph="")
+
+
+def _of_torch(
+    model: str,
+    input_shape: str | None,
+    inputs: Path | None,
+    checkpoint: Path | None,
+    seed: int,
+    on_meta: bool,
+    embed_graph: bool,
+) -> Workload:
+    from spartan_planner.cli.load import load
+    from spartan_planner.extraction import extract_workload
+
+    if on_meta and checkpoint:
+        raise UsageError(
+            "a model on the meta device has no values to load; leave out --checkpoint or --meta"
+        )
+    loaded, examples = load(model, input_shape, inputs, checkpoint, seed, on_meta)
+    workload = extract_workload(loaded, examples, model)
+    return (
+        replace(workload, graph=_graph_of(loaded, examples, on_meta)) if embed_graph else workload
+    )
+
+
+def _graph_of(model: "nn.Module", examples: "tuple[Tensor, ...]", on_meta: bool) -> str:
+    """Return the model's graph as text; empty, with a notice, where there is none to be had."""
+    from spartan_planner.export.torch_to_onnx import torch_to_onnx
+    from spartan_planner.graph_skeleton import graph_text, initializer_names
+
+    if on_meta:
+        _notice("a model on the meta device is not exported")
+        return ""
+    # Of types that numpy lacks (bfloat16) an initializer is not recognised by its values.
+    parameters = {
+        name: parameter.detach().cpu().numpy()
+        for name, parameter in model.named_parameters()
+        if str(parameter.dtype) in ("torch.float16", "torch.float32", "torch.float64")
+    }
+    try:
+        exported = torch_to_onnx(model, examples)
+        names = initializer_names(exported, parameters)
+        return graph_text(exported, [tuple(item.shape) for item in examples], names)
+    except (ExportError, ModelError) as error:
+        _notice(str(error))
+        return ""
+
+
+def _notice(reason: str) -> None:
+    typer.echo(
+        f"notice: {reason}; the workload is written without a graph, so the whole model cannot be "
+        "timed and its other operations will be estimated",
+        err=True,
+    )
+
+
+def _print_tables(workload: Workload) -> None:
+    from spartan_planner.report import product_table, workload_table
 
     show(workload_table(workload))
+    if workload.products:
+        show(product_table(workload))
     show(f"{workload.num_parameters:,} parameters in all")
+    for reason, layers in _by_reason(workload).items():
+        show(f"not prunable, since {reason}: {', '.join(layers)}")
     if workload.unpriced:
         names = ", ".join(f"{item.op} x{item.num_calls}" for item in workload.unpriced)
         show(f"not priced, since no weight is consumed: {names}")
+
+
+def _by_reason(workload: Workload) -> dict[str, list[str]]:
+    reasons: dict[str, list[str]] = {}
+    for layer in workload.layers:
+        if not layer.prunable:
+            reasons.setdefault(layer.not_prunable_because, []).append(layer.name)
+    return reasons
 
 
 def workload_json(workload: Workload) -> dict[str, Any]:
@@ -58,19 +165,16 @@ def workload_json(workload: Workload) -> dict[str, Any]:
         "model": workload.model,
         "parameters": workload.num_parameters,
         "macs": workload.macs,
-        "layers": [
+        "layers": [_layer_json(layer) for layer in workload.layers],
+        "products": [
             {
-                "name": layer.name,
-                "op": layer.shape.op,
-                "weight_shape": list(layer.shape.weight_shape),
-                "groups": layer.shape.groups,
-                "positions": layer.positions,
-                "macs": layer.macs,
-                "prunable": layer.prunable,
-                "input_shape": list(layer.shape.input_shape),
-                "num_uses": layer.num_uses,
+                "op": item.op,
+                "left_shape": list(item.left_shape),
+                "right_shape": list(item.right_shape),
+                "num_calls": item.num_calls,
+                "macs": item.macs,
             }
-            for layer in workload.layers
+            for item in workload.products
         ],
         "unpriced": [
             {
@@ -80,4 +184,19 @@ def workload_json(workload: Workload) -> dict[str, Any]:
             }
             for item in workload.unpriced
         ],
+    }
+
+
+def _layer_json(layer: LayerWorkload) -> dict[str, Any]:
+    return {
+        "name": layer.name,
+        "op": layer.shape.op,
+        "weight_shape": list(layer.shape.weight_shape),
+        "groups": layer.shape.groups,
+        "positions": layer.positions,
+        "macs": layer.macs,
+        "prunable": layer.prunable,
+        "not_prunable_because": layer.not_prunable_because,
+        "input_shape": list(layer.shape.input_shape),
+        "num_uses": layer.num_uses,
     }

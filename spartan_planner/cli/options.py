@@ -16,8 +16,8 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="torchvision:NAME, timm:NAME, or package.module:factory (found on PYTHONPATH and in "
-        "the current folder).",
+        help="torchvision:NAME, timm:NAME, transformers:TYPE, or package.module:factory (found on "
+        "PYTHONPATH and in the current folder).",
     ),
 ]
 InputShape = Annotated[

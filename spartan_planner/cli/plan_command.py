@@ -97,11 +97,11 @@ def plan_command(
         return
     show(plan_table(made))
     show(totals_table(made.all_costs))
-    for warning in made.warnings:
-        show(f"note: {warning}")
     if made.unpriced_operations:
         names = ", ".join(f"{op} x{count}" for op, count in made.unpriced_operations.items())
         show(f"not in any cost, since no weight of a layer is consumed: {names}")
+    for warning in made.warnings:
+        show(f"warning: {warning}")
     for cost, reason in made.not_priced.items():
         show(f"{cost} cannot be told: {reason}")
     show(

@@ -5,38 +5,114 @@ from typing import Annotated
 
 import typer
 
-from cost_models import Workload, read_document, write_document
+from cost_models import DeviceProfile, Workload, read_document
 from cost_models.documents import to_plain
 from spartan_planner.cli.options import AsJson, print_json, require_output_folder
 from spartan_planner.console import show
 from spartan_planner.progress import progress_bar
 
+ONNX_SUFFIX = ".onnx"
+
 
 def profile_command(
     workload: Annotated[
-        Path, typer.Argument(metavar="WORKLOAD", help="A workload made by 'inspect -o'.")
+        Path,
+        typer.Argument(
+            metavar="WORKLOAD", help="A workload made by 'inspect -o', or an ONNX file."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Write the profile (YAML) here.")],
     name: Annotated[str, typer.Option("--name", help="What to call the device.")] = "this-device",
     threads: Annotated[int, typer.Option("--threads", help="Threads of the runtime.")] = 1,
-    rounds: Annotated[int, typer.Option("--rounds", help="Interleaved rounds at most.")] = 60,
+    rounds: Annotated[int, typer.Option("--rounds", help="Interleaved rounds at most.")] = 200,
     max_seconds: Annotated[
         float, typer.Option("--max-seconds", help="Begin no further round after this time.")
     ] = 120.0,
+    half_width: Annotated[
+        float,
+        typer.Option(
+            "--half-width",
+            help="Stop when the 95 % intervals of the figures that matter are this share of the "
+            "figure to each side, or less.",
+        ),
+    ] = 0.03,
+    runtime: Annotated[
+        str, typer.Option("--runtime", help="onnxruntime, openvino or torch.")
+    ] = "onnxruntime",
+    provider: Annotated[
+        str,
+        typer.Option(
+            "--provider",
+            help="What of the runtime computes, such as CUDAExecutionProvider, GPU or cuda; the "
+            "CPU by default.",
+        ),
+    ] = "",
+    pin: Annotated[
+        bool, typer.Option("--pin", help="Keep the process on as many cores as it has threads.")
+    ] = False,
+    layers_only: Annotated[
+        bool, typer.Option("--layers-only", help="Do not run the whole model.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure this device for the layer shapes of WORKLOAD, dense and lowered."""
-    from spartan_planner.profiling import ProfileSettings, make_profile
+    """Measure this device for the layer shapes of WORKLOAD, dense and lowered.
+
+    Rounds are kept in OUT.partial: after an interruption the same command goes on from there.
+    """
+    from spartan_planner.profiling import ProfileSettings, write_profile
     from spartan_planner.report import profile_table
 
     require_output_folder(out)
-    settings = ProfileSettings(name, threads, rounds, max_seconds, min(10, rounds))
-    document = read_document(workload, Workload, "workload")
+    settings = ProfileSettings(
+        name=name,
+        num_threads=threads,
+        num_rounds=rounds,
+        max_duration_s=max_seconds,
+        min_rounds=min(10, rounds),
+        max_half_width=half_width,
+        runtime=runtime,
+        provider=provider,
+        is_pinned=pin,
+        whole_model=not layers_only,
+    )
+    document = _read_workload(workload)
     with progress_bar("profiling", rounds) as advance:
-        profile = make_profile(document, settings, advance)
-    write_document(out, profile)
+        profile = write_profile(document, out, settings, advance, _tell)
+    _tell_how_certain(profile, half_width)
     if as_json:
         print_json(to_plain(profile))
         return
     show(profile_table(profile))
+    for model in profile.models:
+        show(
+            f"{model.model} as a whole: {model.dense_ms:.4g} ms, of which its layers "
+            f"{model.layers_ms:.4g} ms"
+        )
     show(f"written to {out}")
+
+
+def _read_workload(path: Path) -> Workload:
+    if path.suffix == ONNX_SUFFIX:
+        from spartan_planner.onnx_workload import workload_of_onnx
+
+        return workload_of_onnx(path)
+    return read_document(path, Workload, "workload")
+
+
+def _tell_how_certain(profile: DeviceProfile, asked: float) -> None:
+    """Say when the time or the rounds were over before the figures were as certain as asked."""
+    assert profile.measurement is not None
+    reached = profile.measurement.provenance.widest_half_width
+    if reached is None:
+        _tell(
+            "too few rounds were run to say how certain the figures are; allow more with --rounds"
+        )
+    elif reached > asked:
+        _tell(
+            f"some figures are certain to {reached:.1%} only, {asked:.1%} were asked for; measure "
+            "on a quieter machine or allow more with --max-seconds and --rounds"
+        )
+
+
+def _tell(sentence: str) -> None:
+    typer.echo(sentence, err=True)

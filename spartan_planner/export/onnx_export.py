@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cost_models import Layout, cost_model
+from cost_models import Layout
 from cost_models.documents import write_atomically
 from spartan_planner.errors import ExportError, PlanError
 from spartan_planner.export.kept_sizes import kept_sizes
@@ -32,6 +32,10 @@ from spartan_planner.planning import Plan
 RELATIVE_TOLERANCE = 1e-3
 """Largest difference between torch and ONNX Runtime, relative to the largest output: float32
 rounding in another order of summation stays well below, a wrong graph does not."""
+
+COUNTED_COSTS = frozenset({"params", "flops"})
+"""Costs that count what is not zero and so do not depend on the form of the file; any other, such
+as the bytes of the file or the time on a device, is the dense one where zeros are only masked."""
 
 
 class Form(Enum):
@@ -143,9 +147,9 @@ def _promise(model: nn.Module, plan: Plan, inputs: Sequence[Tensor], form: Form)
 
 
 def _as_executed_dense(metadata: ExportMetadata) -> ExportMetadata:
-    """Tell what a masked file costs on a device: it multiplies by its zeros like a dense one."""
+    """Tell what a masked file costs: it stores and multiplies its zeros like a dense one."""
     costs = tuple(
-        replace(cost, predicted=cost.dense) if cost_model(cost.cost).needs_profile else cost
+        cost if cost.cost in COUNTED_COSTS else replace(cost, predicted=cost.dense)
         for cost in metadata.costs
     )
     return replace(metadata, costs=costs)

@@ -116,6 +116,8 @@ def _cut_padded_outputs(
         filled = np.zeros(packed.weight.shape[0], values.dtype)
         filled[: packed.num_outputs] = values
         node.replace_input_with(2, _constant(graph, filled, f"{name}.bias"))
+        if not bias.uses() and not bias.is_graph_output():
+            graph.initializers.pop(str(bias.name))
     output = node.outputs[0]
     bounds = [
         _constant(graph, np.array([figure], np.int64), f"{name}.slice_{part}")

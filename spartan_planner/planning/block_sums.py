@@ -39,14 +39,14 @@ def block_values(weight: Array, layout: Layout) -> Array:
 
 def values_of_sums(sums: Array, layout: Layout) -> Array:
     """Return the value of each tile or rank slice, given ``[out, in]`` sums over the kernel."""
-    rows = _added(sums, min(layout.tile_outputs, sums.shape[0]), axis=0)
+    rows = added_up(sums, min(layout.tile_outputs, sums.shape[0]), axis=0)
     if not layout.balanced_step:
-        return _added(rows, min(layout.tile_inputs, sums.shape[1]), axis=1).reshape(-1)
+        return added_up(rows, min(layout.tile_inputs, sums.shape[1]), axis=1).reshape(-1)
     ranked = np.sort(rows, axis=1)[:, ::-1].sum(axis=0, dtype=np.float64)
-    return _added(ranked, min(layout.balanced_step, ranked.size), axis=0)
+    return added_up(ranked, min(layout.balanced_step, ranked.size), axis=0)
 
 
-def _added(array: Array, step: int, axis: int) -> Array:
+def added_up(array: Array, step: int, axis: int) -> Array:
     """Add runs of ``step`` entries along an axis; the last may be shorter."""
     length = array.shape[axis]
     if step == 1:

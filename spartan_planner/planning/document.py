@@ -180,6 +180,7 @@ class Plan:
         warnings: what a user should know before training.
         schedule: how to train.
         layers: every layer of the workload.
+        warnings: what to know before trusting the figures, such as layers that were estimated.
     """
 
     schema_version: Literal[2]
@@ -195,9 +196,9 @@ class Plan:
     unpriced_operations: dict[str, int]
     retained_value: float
     duality_gap: float
-    warnings: tuple[str, ...]
     schedule: Schedule
     layers: tuple[PlanLayer, ...]
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse plans that break their own promise."""

@@ -37,6 +37,7 @@ from spartan_planner.planning.document import (
     PlanProfile,
     Schedule,
 )
+from spartan_planner.planning.estimate_warnings import estimate_warnings
 from spartan_planner.planning.policies import Policy, allocate_by_policy
 from spartan_planner.planning.pricing import PricedModel, price_by_others, price_model
 from spartan_planner.planning.weights import Weights
@@ -114,7 +115,7 @@ def make_plan(
         unpriced_operations={item.op: item.num_calls for item in workload.unpriced},
         retained_value=min(1.0, allocation.value / max(value, 1e-300)),
         duality_gap=allocation.duality_gap,
-        warnings=_warnings(problem, planned),
+        warnings=_warnings(problem, planned, profile),
         schedule=schedule or Schedule(),
         layers=planned,
     )
@@ -330,7 +331,9 @@ def _total(
     )
 
 
-def _warnings(problem: PlanProblem, planned: Sequence[PlanLayer]) -> tuple[str, ...]:
+def _warnings(
+    problem: PlanProblem, planned: Sequence[PlanLayer], profile: DeviceProfile | None
+) -> tuple[str, ...]:
     """What a user should know before training."""
     found = []
     for index, budget in enumerate(problem.budgets):
@@ -345,15 +348,5 @@ def _warnings(problem: PlanProblem, planned: Sequence[PlanLayer]) -> tuple[str, 
             f"layout {name} saves no {budget.cost} in any layer, however little is kept"
             for name in sorted(layouts - paying)
         ]
-    estimated = [
-        layer.name
-        for layer in planned
-        if any(cost.source == "estimated" for cost in layer.costs.values())
-    ]
-    if estimated:
-        some = ", ".join(estimated[:3])
-        found.append(
-            f"the costs of {len(estimated)} of {len(planned)} layers are estimated, not measured "
-            f"({some}{', ...' if len(estimated) > 3 else ''})"
-        )
-    return tuple(found)
+    estimated = estimate_warnings(problem.workload, planned, profile) if profile else ()
+    return (*found, *estimated)

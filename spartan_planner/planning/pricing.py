@@ -14,6 +14,7 @@ from cost_models import (
     cost_model,
     cost_model_names,
 )
+from cost_models.protocol import TellsSource
 
 
 @dataclass(frozen=True)
@@ -82,5 +83,6 @@ def _layer_cost(
     model: CostModel, layer: LayerWorkload, layout: Layout | None, profile: DeviceProfile | None
 ) -> LinearCost:
     if layout is None:
-        return LinearCost(model.dense_cost(layer, profile), 0.0, 0.0, model.unit)
+        source = model.source(layer, profile) if isinstance(model, TellsSource) else "exact"
+        return LinearCost(model.dense_cost(layer, profile), 0.0, 0.0, model.unit, source)
     return model.linear_cost(layer, layout, profile)

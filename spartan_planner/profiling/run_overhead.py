@@ -1,22 +1,20 @@
-"""The time that one call of the runtime takes besides its nodes."""
+"""The time that one call of the runtime takes besides its operations."""
 
 import statistics
 
-from onnx import TensorProto, helper
-
-from spartan_planner.onnx_sessions import open_session, session_options
-from spartan_planner.profiling.benchmark_network import IR_VERSION, OPSET
+from cost_models import LayerShape
+from spartan_planner.runtimes import LayerSet, Runtime, load_runtime
 
 _NUM_RUNS = 300
+_TRIVIAL = LayerShape("linear", (1, 1), (1, 1))
 
 
-def measure_run_overhead_ms(num_threads: int) -> float:
-    """Return the median time of running a graph of a single trivial node."""
-    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
-    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
-    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "trivial", [value], [output])
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
-    )
-    session = open_session(model.SerializeToString(), options=session_options(num_threads))
+def measure_run_overhead_ms(num_threads: int, runtime: Runtime | None = None) -> float:
+    """Return the median time of running a single multiplication.
+
+    Args:
+        num_threads: threads of the runtime.
+        runtime: that runs it; ONNX Runtime by default.
+    """
+    session = (runtime or load_runtime()).open_layers(LayerSet((_TRIVIAL,)), num_threads)
     return statistics.median(session.time_ms() for _ in range(_NUM_RUNS))

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cost_models import LayerShape
-from spartan_planner.onnx_sessions import open_session, session_options
-from spartan_planner.profiling.benchmark_network import dense_network
+from spartan_planner.runtimes import LayerSet, Runtime, load_runtime
 
 
 def _convolution(outputs: int, inputs: int, kernel: int, side: int) -> LayerShape:
@@ -47,11 +46,12 @@ class Yardstick:
 
     Args:
         num_threads: threads of the runtime.
+        runtime: that runs it, ONNX Runtime by default; times of different runtimes do not compare.
     """
 
-    def __init__(self, num_threads: int) -> None:
-        network = dense_network(YARDSTICK_SHAPES)
-        self._session = open_session(network.model, options=session_options(num_threads))
+    def __init__(self, num_threads: int, runtime: Runtime | None = None) -> None:
+        layers = LayerSet(YARDSTICK_SHAPES)
+        self._session = (runtime or load_runtime()).open_layers(layers, num_threads)
 
     def time_ms(self) -> float:
         """Return the present time of one run."""

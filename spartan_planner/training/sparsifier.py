@@ -24,6 +24,8 @@ from spartan_planner.training.planned_weight import PlannedWeight
 from spartan_planner.training.schedules import SchedulePoint, schedule_point
 from spartan_planner.transport import (
     HardSelection,
+    SelectionStatus,
+    SoftSelection,
     soft_topk_gradient,
     solve_hard_topk,
     solve_soft_topk,
@@ -70,6 +72,7 @@ class Sparsifier:
         self._budget_share = 1.0
         self._is_frozen = False
         self._beta = 0.0
+        self._has_warned_of_budget = False
         self._last_point = schedule_point(plan.schedule, 0, total_steps)
         self._value_scale = _mean_block_elements(plan.sparse_layers)
         if optimizer in _SPARSIFIED:
@@ -204,9 +207,24 @@ class Sparsifier:
         soft = solve_soft_topk(
             values, costs, budget, self._beta, initial_price=self.price, names=names
         )
+        self._warn_of_missed_budget(soft)
         self.price = soft.price
         for weight, m, h in zip(self._weights, soft.masks, hard.masks, strict=True):
             weight.set_masks(m, h)
+
+    def _warn_of_missed_budget(self, soft: SoftSelection) -> None:
+        """Say once that soft masks miss their budget; the hard masks keep it, so training goes on.
+
+        The search ends in bisection and meets every budget that doubles can tell apart.
+        """
+        if soft.status is SelectionStatus.NOT_CONVERGED and not self._has_warned_of_budget:
+            self._has_warned_of_budget = True
+            warnings.warn(
+                f"the soft masks of step {self.num_steps_done} miss their budget by "
+                f"{soft.relative_budget_error:.1e} of it at a beta of {self._beta:g}; the hard "
+                "masks keep it, but a smaller beta in the schedule would train better",
+                stacklevel=2,
+            )
 
     def _within_every_budget(
         self, values: Sequence[Tensor], costs: Sequence[float], target: float

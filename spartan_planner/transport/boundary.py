@@ -16,6 +16,8 @@ from spartan_planner.transport.problem import exact_cost
 
 #: Bins of one radix level, the only thing beside scalars that ranks exchange.
 RADIX_BINS = 2048
+# So few candidates are told apart one by one, where another level would read more bins.
+_FEW = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,9 @@ class KeyInterval:
 
     @property
     def bin_width(self) -> int:
-        """Keys per bin when the interval is cut into radix bins."""
-        return -(-(self.high - self.low) // (RADIX_BINS - 1))
+        """Keys per bin when the interval is cut into radix bins: a power of two."""
+        least = -(-(self.high - self.low) // (RADIX_BINS - 1))
+        return 1 << (least - 1).bit_length()
 
     def edge(self, index: int) -> int:
         """Return the least key of a bin; bins start at multiples of their width."""
@@ -46,7 +49,7 @@ class KeyInterval:
 
 @dataclass(frozen=True)
 class Pool:
-    """Candidate blocks: ``keys`` int64 [p] and ``segments`` int64 [p], in order of position."""
+    """Candidate blocks in any order: ``keys`` int64 [p] and ``segments`` int64 [p]."""
 
     keys: Tensor
     segments: Tensor
@@ -84,7 +87,8 @@ def key_bins(keys: Tensor, interval: KeyInterval) -> Tensor:
     than an int64 says.
     """
     width = interval.bin_width
-    return keys.div(width, rounding_mode="floor") - interval.low // width
+    # A shift rounds down as a division would, and takes a tenth of its time.
+    return (keys >> (width.bit_length() - 1)) - interval.low // width
 
 
 def narrowed(
@@ -110,6 +114,36 @@ def narrowed(
     return KeyInterval(low, high, tuple(kept.tolist()))
 
 
+def _boundary_of_few(
+    pool: Pool, interval: KeyInterval, costs: Sequence[float], budget: float
+) -> Boundary:
+    """Find the boundary block among a few candidates put in order.
+
+    Sums in floats guess the place, exact costs confirm it or go on by bisection.
+    """
+    order = pool.keys.argsort(descending=True)
+    keys, segments = pool.keys[order], pool.segments[order]
+    above = torch.tensor(interval.above)
+
+    def kept(length: int) -> tuple[int, ...]:
+        counts = above + torch.bincount(segments[:length], minlength=len(costs)).cpu()
+        return tuple(counts.tolist())
+
+    each = torch.tensor(costs, dtype=torch.float64, device=keys.device)[segments]
+    spent = each.cumsum(0) + exact_cost(interval.above, costs)
+    guess = int((spent <= budget).sum())
+    fits, fails = 0, keys.numel()
+    while fails - fits > 1:
+        near = guess if fits < guess < fails else guess + 1
+        middle = near if fits < near < fails else (fits + fails) // 2
+        within = exact_cost(kept(middle), costs) <= budget
+        fits, fails = (middle, fails) if within else (fits, middle)
+    key = keys[fits]
+    kept_above, kept_tied = (kept(int(side.sum())) for side in (keys > key, keys >= key))
+    ties = tuple(a - b for a, b in zip(kept_tied, kept_above, strict=True))
+    return Boundary(int(key), kept_above, ties)
+
+
 def find_boundary(
     pool: Pool,
     interval: KeyInterval,
@@ -119,6 +153,11 @@ def find_boundary(
 ) -> Boundary:
     """Find the boundary block among the candidates of all ranks, a radix level at a time."""
     count = len(costs)
+    while process_group is None and not interval.is_single and pool.keys.numel() > _FEW:
+        interval = narrowed(interval, pool.histogram(interval, count), costs, budget)
+        pool = pool.within(interval)
+    if process_group is None:
+        return _boundary_of_few(pool, interval, costs, budget)
     histogram = sum_over_ranks(pool.histogram(interval, count), process_group)
     while not interval.is_single:
         interval = narrowed(interval, histogram, costs, budget)

@@ -12,10 +12,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from spartan_planner.errors import TransportError
+from spartan_planner.transport.backend import reads_fused
 from spartan_planner.transport.collective import sum_over_ranks
 from spartan_planner.transport.passes import chunk_bounds, chunk_size, cost_chunk
 from spartan_planner.transport.price import check_beta
-from spartan_planner.transport.problem import Cost, build_problem
+from spartan_planner.transport.problem import Cost, NormalisedCost, ScaledCosts, build_problem
 
 
 def soft_topk_gradient(
@@ -42,24 +43,47 @@ def soft_topk_gradient(
         TransportError: Lists or shapes that do not belong together, or a beta or cost that is not
             positive and finite.
     """
+    results = tuple(
+        torch.empty_like(gradient, memory_format=torch.contiguous_format, requires_grad=False)
+        for gradient in mask_gradients
+    )
+    gradient_into(results, masks, costs, beta, mask_gradients, process_group)
+    return results
+
+
+def gradient_into(
+    results: Sequence[Tensor],
+    masks: Sequence[Tensor],
+    costs: Sequence[Cost],
+    beta: float,
+    mask_gradients: Sequence[Tensor],
+    process_group: dist.ProcessGroup | None = None,
+) -> None:
+    """Write what :func:`soft_topk_gradient` returns to contiguous tensors."""
     problem = build_problem(masks, costs, 0.0, process_group=process_group)
     beta = check_beta(beta)
-    shapes = [mask.shape for mask in masks]
-    if shapes != [gradient.shape for gradient in mask_gradients]:
+    if [mask.shape for mask in masks] != [gradient.shape for gradient in mask_gradients]:
         raise TransportError("Every mask needs a gradient of its own shape.")
     flat = [gradient.detach().reshape(-1) for gradient in mask_gradients]
     normalised = problem.normalised_costs
+    plain = [cost for cost in normalised if isinstance(cost, float)]
+    if len(plain) == len(normalised) and reads_fused(*problem.segments, *flat):
+        from spartan_planner.transport.triton_gradient import soft_gradients
+
+        outputs = [result.view(-1) for result in results]
+        soft_gradients(
+            problem.segments, flat, plain, beta, outputs=outputs, process_group=process_group
+        )
+        return
     local = torch.zeros(2, dtype=torch.float64, device=problem.device)
     for mask, gradient, cost in zip(problem.segments, flat, normalised, strict=True):
         local += _weighted_sums(mask, gradient, cost)
     numerator, denominator = sum_over_ranks(local, process_group).tolist()
     shared = numerator / denominator if denominator > 0.0 else 0.0
-    return tuple(
-        _value_gradient(mask, gradient, cost, beta, shared).view(shape)
-        for mask, gradient, cost, shape in zip(
-            problem.segments, flat, normalised, shapes, strict=True
-        )
-    )
+    for result, mask, gradient, cost in zip(
+        results, problem.segments, flat, normalised, strict=True
+    ):
+        _write_gradient(result.view(-1), mask, gradient, cost, beta, shared)
 
 
 def _arithmetic(mask: Tensor) -> torch.dtype:
@@ -67,7 +91,7 @@ def _arithmetic(mask: Tensor) -> torch.dtype:
     return torch.promote_types(mask.dtype, torch.float32)
 
 
-def _weighted_sums(mask: Tensor, gradient: Tensor, cost: Cost) -> Tensor:
+def _weighted_sums(mask: Tensor, gradient: Tensor, cost: NormalisedCost) -> Tensor:
     """Return sum g r and sum c r, float64 [2]; r = m (1 - m)."""
     arithmetic, size = _arithmetic(mask), chunk_size(mask.device)
     total = torch.zeros(2, dtype=torch.float64, device=mask.device)
@@ -76,22 +100,20 @@ def _weighted_sums(mask: Tensor, gradient: Tensor, cost: Cost) -> Tensor:
         part = mask[start:stop].to(arithmetic)
         spread = torch.addcmul(part, part, part, value=-1.0, out=scratch[: stop - start])
         total[0] += spread @ gradient[start:stop].to(arithmetic)
-        if isinstance(cost, Tensor):
+        if isinstance(cost, ScaledCosts):
             total[1] += spread @ cost[start:stop].to(arithmetic)
         else:
             total[1] += cost * spread.sum().double()
     return total
 
 
-def _value_gradient(
-    mask: Tensor, gradient: Tensor, cost: Cost, beta: float, shared: float
-) -> Tensor:
-    """Return beta r (g / c - shared), in the dtype of the gradient."""
+def _write_gradient(
+    result: Tensor, mask: Tensor, gradient: Tensor, cost: NormalisedCost, beta: float, shared: float
+) -> None:
+    """Write beta r (g / c - shared), in the dtype of the gradient."""
     arithmetic, size = _arithmetic(mask), chunk_size(mask.device)
-    result = torch.empty_like(gradient)
     for start, stop in chunk_bounds(mask.numel(), size):
         part = mask[start:stop].to(arithmetic)
         excess = gradient[start:stop].to(arithmetic) / cost_chunk(cost, start, stop)
         excess.sub_(shared).mul_(beta).mul_(part)
         result[start:stop] = excess.mul_(part.neg().add_(1.0))
-    return result

@@ -12,20 +12,23 @@ import torch.distributed as dist
 from torch import Tensor
 
 from spartan_planner.errors import TransportError
+from spartan_planner.transport.backend import find_hard_boundary, write_selection
 from spartan_planner.transport.boundary import Boundary
 from spartan_planner.transport.collective import counts_by_rank, own_rank
 from spartan_planner.transport.comparisons import position_after
+from spartan_planner.transport.element_costs import select_by_element
 from spartan_planner.transport.float_order import least_value_at_ratio, value_of
 from spartan_planner.transport.location import locate_boundary
+from spartan_planner.transport.packing import Pack, pack
 from spartan_planner.transport.passes import chunk_bounds, chunk_size
-from spartan_planner.transport.problem import Problem, build_problem, exact_cost
+from spartan_planner.transport.problem import Cost, Problem, build_problem, exact_cost
 from spartan_planner.transport.results import HardSelection, SelectionStatus
 from spartan_planner.transport.values import checked_extremes
 
 
 def solve_hard_topk(
     values: Sequence[Tensor],
-    costs: Sequence[float],
+    costs: Sequence[Cost],
     budget: float,
     *,
     names: Sequence[str] | None = None,
@@ -34,12 +37,14 @@ def solve_hard_topk(
     """Keep the longest prefix of the blocks, ordered by value per cost, within the budget.
 
     z is ``float64(v) / c`` with the cost as given; equal z go by position.  The cost of a prefix
-    is ``fsum(count * c)`` over the tensors, so it does not depend on any order of addition.
+    is ``fsum(count * c)`` over the tensors, so it does not depend on any order of addition; with
+    a cost per element it is ``fsum`` over the elements.
     Selection is a radix search on the bits of z: no sort, and about one and a half reads.
 
     Args:
         values: Tensors of any shape; float64, float32, bfloat16 or float16; finite.
-        costs: For each tensor the cost of one of its blocks, positive, in any unit.
+        costs: For each tensor the cost of one of its blocks (or, on one rank, a tensor with one
+            per element), positive, in any unit.
         budget: In the unit of the costs, from 0 to the cost of all blocks, limits included.
         names: Names of the tensors for error messages.
         process_group: When given, the values are this rank's shards: a tensor is understood as
@@ -48,20 +53,50 @@ def solve_hard_topk(
     Raises:
         TransportError: For values, costs or a budget that this is not defined for.
     """
-    if any(isinstance(cost, Tensor) for cost in costs):
-        raise TransportError("solve_hard_topk takes one number per tensor as its cost.")
     problem = build_problem(values, costs, budget, names, process_group)
     masks = tuple(
         torch.empty(value.shape, dtype=torch.bool, device=value.device) for value in values
     )
-    extremes = checked_extremes(problem, problem.costs) if problem.num_blocks else (0.0, 0.0)
+    return select_into(masks, problem)
+
+
+def select_into(masks: tuple[Tensor, ...], problem: Problem) -> HardSelection:
+    """Select on a checked problem and write to contiguous boolean masks."""
+    costs = [cost for cost in problem.costs if not isinstance(cost, Tensor)]
+    has_element_costs = len(costs) < len(problem.costs)
+    if has_element_costs and problem.process_group is not None:
+        raise TransportError(
+            "Hard selection across ranks takes one cost per tensor, and a cost per element was "
+            "given; select on one rank, or give numbers."
+        )
+    if not has_element_costs and 0.0 < problem.budget < problem.total:
+        boundary = find_hard_boundary(problem)
+        if boundary is not None:
+            return _selection(masks, problem, boundary, costs, None)
+    packed = pack(problem, problem.costs)
+    extremes = (
+        checked_extremes(problem, problem.costs, packed) if problem.num_blocks else (0.0, 0.0)
+    )
     if problem.budget >= problem.total:
         return _uniform(masks, True, -math.inf, problem.total, problem.num_blocks)
     if problem.budget <= 0.0:
         return _uniform(masks, False, math.inf, 0.0, 0)
-    boundary = locate_boundary(problem, costs, extremes)
+    if has_element_costs:
+        return select_by_element(masks, problem, extremes)
+    boundary = locate_boundary(problem, costs, extremes, packed)
+    return _selection(masks, problem, boundary, costs, packed)
+
+
+def _selection(
+    masks: tuple[Tensor, ...],
+    problem: Problem,
+    boundary: Boundary,
+    costs: Sequence[float],
+    packed: Pack | None,
+) -> HardSelection:
+    """Write the masks that a boundary stands for."""
     kept_ties = admitted_ties(boundary, costs, problem.budget)
-    _write(masks, problem, boundary, _own_share(problem, costs, boundary, kept_ties))
+    _write(masks, problem, boundary, _own_share(problem, costs, boundary, kept_ties), packed)
     kept = [above + ties for above, ties in zip(boundary.above, kept_ties, strict=True)]
     return HardSelection(
         masks,
@@ -124,18 +159,44 @@ def _own_share(
 
 
 def _write(
-    masks: Sequence[Tensor], problem: Problem, boundary: Boundary, kept_ties: Sequence[int]
+    masks: Sequence[Tensor],
+    problem: Problem,
+    boundary: Boundary,
+    kept_ties: Sequence[int],
+    pack: Pack | None,
 ) -> None:
     """Write the masks: everything above the boundary, and the first of the tied blocks."""
-    for mask, segment, cost, kept in zip(
-        masks, problem.segments, problem.costs, kept_ties, strict=True
-    ):
+    flat_masks = [mask.view(-1) for mask in masks]
+    if write_selection(flat_masks, problem, boundary, kept_ties):
+        return
+    packed = frozenset(pack.indices if pack is not None else ())
+    if pack is not None:
+        _write_packed([flat_masks[index] for index in pack.indices], boundary, kept_ties, pack)
+    for index, (flat, segment) in enumerate(zip(flat_masks, problem.segments, strict=True)):
+        if index in packed or not segment.numel():
+            continue
+        cost, kept = problem.costs[index], kept_ties[index]
         assert not isinstance(cost, Tensor)
         low, high = _tie_bounds(boundary, cost, segment.dtype)
         cut = position_after(segment, low, high, kept) if kept and low < high else 0
-        flat = mask.view(-1)
         _compare(flat[:cut], segment[:cut], low)
         _compare(flat[cut:], segment[cut:], high)
+
+
+def _write_packed(
+    flat_masks: Sequence[Tensor], boundary: Boundary, kept_ties: Sequence[int], pack: Pack
+) -> None:
+    """Write the masks of the small segments."""
+    if not pack.indices:
+        return
+    kept = pack.keys > boundary.key
+    first = 0
+    for index, size in zip(pack.indices, pack.sizes, strict=True):
+        if kept_ties[index]:
+            tied = (pack.keys[first : first + size] == boundary.key).nonzero().squeeze(1)
+            kept[first + tied[: kept_ties[index]]] = True
+        first += size
+    pack.split(kept, flat_masks)
 
 
 def _compare(out: Tensor, values: Tensor, threshold: float) -> None:

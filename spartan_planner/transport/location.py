@@ -24,28 +24,36 @@ from spartan_planner.transport.float_order import (
     order_keys,
     value_of,
 )
+from spartan_planner.transport.packing import Pack, is_wholly_packed
 from spartan_planner.transport.problem import Problem, exact_cost
-from spartan_planner.transport.sampling import SAMPLE_BLOCKS, sample_keys
+from spartan_planner.transport.sampling import SAMPLE_BLOCKS, take_sample
 
 # At most this fraction of the blocks goes into a pool of candidates, 16 bytes each and twice
 # while they are joined: an eighth of the bytes of float32 values.
-_POOL_FRACTION = 1 / 64
+POOL_FRACTION = 1 / 64
+# A wholly packed problem is read from cache: a small sample tells enough.
+_COARSE_BLOCKS = 1 << 12
 # Standard deviations of the sample's estimate on either side of the guess: it fails once in
 # 400 times, which costs another read or two and nothing else.
 _MARGIN_DEVIATIONS = 3.0
 
 
 def locate_boundary(
-    problem: Problem, costs: Sequence[float], extremes: tuple[float, float]
+    problem: Problem, costs: Sequence[float], extremes: tuple[float, float], pack: Pack
 ) -> Boundary:
-    """Return the boundary block of a budget strictly between nothing and everything."""
+    """Return the boundary block of a budget strictly between nothing and everything.
+
+    ``pack`` holds the small segments under the costs as given.
+    """
     everything = KeyInterval(key_of(extremes[0]), key_of(extremes[1]) + 1, (0,) * len(costs))
-    pool_limit = max(SAMPLE_BLOCKS, int(problem.num_blocks * _POOL_FRACTION))
-    search = _Search(problem, tuple(costs), pool_limit)
-    if problem.num_blocks > SAMPLE_BLOCKS:
-        reading = search.checked(everything, search.guess(everything))
-    else:
-        reading = search.read(everything)
+    pool_limit = max(SAMPLE_BLOCKS, int(problem.num_blocks * POOL_FRACTION))
+    whole = is_wholly_packed(problem)
+    if whole and (problem.process_group is not None or problem.num_blocks <= 4 * _COARSE_BLOCKS):
+        pool = Pool(pack.keys, pack.segments)
+        return find_boundary(pool, everything, costs, problem.budget, problem.process_group)
+    sample_size = _COARSE_BLOCKS if whole else SAMPLE_BLOCKS
+    search = _Search(problem, tuple(costs), pool_limit, pack, sample_size)
+    reading = search.checked(everything, search.guess(everything))
     while reading.pool is None and not reading.interval.is_single:
         reading = search.read(search.narrowed(reading.interval))
     interval = reading.interval
@@ -79,10 +87,23 @@ class _Search:
     problem: Problem
     costs: tuple[float, ...]
     pool_limit: int
+    pack: Pack
+    sample_size: int
+
+    @property
+    def large(self) -> list[int]:
+        """The segments that are read where they are."""
+        packed = frozenset(self.pack.indices)
+        return [i for i, v in enumerate(self.problem.segments) if v.numel() and i not in packed]
+
+    @property
+    def packed(self) -> Pool:
+        """The blocks of the small segments."""
+        return Pool(self.pack.keys, self.pack.segments)
 
     def guess(self, everything: KeyInterval) -> KeyInterval:
         """Return keys between which a sample says the boundary is; ``above`` is not known."""
-        sampled = sample_keys(self.problem)
+        sampled = take_sample(self.problem, self.costs, self.pack, self.sample_size)
         pool = Pool(sampled.keys, sampled.segments)
         counts = self._summed(torch.bincount(pool.segments, minlength=len(self.costs)))
         # Each sampled block stands for so many of its segment.
@@ -90,7 +111,7 @@ class _Search:
             cost * blocks / max(count, 1)
             for cost, blocks, count in zip(self.costs, self.problem.counts, counts, strict=True)
         ]
-        below, beyond = _margins(counts, weights, self.problem.budget)
+        below, beyond = sample_margins(counts, weights, self.problem.budget)
         group = self.problem.process_group
         low, high = everything.low, everything.high
         if below > 0.0:
@@ -110,29 +131,38 @@ class _Search:
 
     def narrowed(self, interval: KeyInterval) -> KeyInterval:
         """Narrow the interval by one radix level in one read, keeping no candidates."""
-        shape = len(self.costs), RADIX_BINS
-        local = torch.zeros(shape, dtype=torch.int64, device=self.problem.device)
-        for index, row in enumerate(local):
+        local = self.packed.within(interval).histogram(interval, len(self.costs))
+        for index in self.large:
             for _, keys in self._candidates(index, interval):
-                row += torch.bincount(key_bins(keys, interval), minlength=RADIX_BINS)
+                local[index] += torch.bincount(key_bins(keys, interval), minlength=RADIX_BINS)
         histogram = sum_over_ranks(local, self.problem.process_group)
         return narrowed(interval, histogram, self.costs, self.problem.budget)
 
     def read(self, interval: KeyInterval) -> _Reading:
         """Read all values: count what lies from the interval's low on, keep what is inside."""
-        device, kept, held = self.problem.device, [], 0
-        local = torch.zeros(2, len(self.costs), dtype=torch.int64, device=device)
-        for index in range(len(self.costs)):
+        at_least, own = self._packed_counts(interval)
+        kept, held = [], own.keys.numel()
+        inside = torch.bincount(own.segments, minlength=len(self.costs)).tolist()
+        for index in self.large:
             for count, keys in self._candidates(index, interval):
-                local[0, index] += count.long()
-                local[1, index] += keys.numel()
+                at_least[index] += int(count)
+                inside[index] += keys.numel()
                 held += keys.numel()
                 if held <= self.pool_limit and not interval.is_single:
                     kept.append((index, keys))
-        total = sum_over_ranks(local, self.problem.process_group)
-        at_least, inside = (tuple(row) for row in total.tolist())
-        keep = sum(inside) <= self.pool_limit and not interval.is_single
-        return _Reading(interval, at_least, inside, _joined(kept, device) if keep else None)
+        both = torch.tensor([at_least, inside], device=self.problem.device)
+        total = sum_over_ranks(both, self.problem.process_group).tolist()
+        keep = sum(total[1]) <= self.pool_limit and not interval.is_single
+        pool = _joined(own, kept) if keep else None
+        return _Reading(interval, tuple(total[0]), tuple(total[1]), pool)
+
+    def _packed_counts(self, interval: KeyInterval) -> tuple[list[int], Pool]:
+        """Return how many packed blocks of each segment lie from the low on, and those inside."""
+        packed = self.packed
+        at_least = torch.bincount(
+            packed.segments[packed.keys >= interval.low], minlength=len(self.costs)
+        )
+        return at_least.tolist(), packed.within(interval)
 
     def _candidates(self, index: int, interval: KeyInterval) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield per chunk how many lie from the interval's low on, and the keys inside it."""
@@ -147,7 +177,9 @@ class _Search:
         return [int(count) for count in sum_over_ranks(local, self.problem.process_group)]
 
 
-def _margins(counts: Sequence[int], weights: Sequence[float], budget: float) -> tuple[float, float]:
+def sample_margins(
+    counts: Sequence[int], weights: Sequence[float], budget: float
+) -> tuple[float, float]:
     """Return costs between which a sampled prefix of ``budget`` lies, all but certainly."""
     total = exact_cost(counts, weights)
     squares = exact_cost(counts, [weight * weight for weight in weights])
@@ -157,10 +189,10 @@ def _margins(counts: Sequence[int], weights: Sequence[float], budget: float) -> 
     return budget - margin, budget + margin
 
 
-def _joined(kept: Sequence[tuple[int, Tensor]], device: torch.device) -> Pool:
-    """Join the candidates of all chunks to one pool."""
-    empty = torch.empty(0, dtype=torch.int64, device=device)
-    keys = torch.cat([empty, *(keys for _, keys in kept)])
+def _joined(own: Pool, kept: Sequence[tuple[int, Tensor]]) -> Pool:
+    """Join the candidates of all chunks to those of the small segments."""
+    keys = torch.cat([own.keys, *(keys for _, keys in kept)])
+    device = keys.device
     sizes = torch.tensor([keys.numel() for _, keys in kept], dtype=torch.int64, device=device)
     origins = torch.tensor([index for index, _ in kept], dtype=torch.int64, device=device)
-    return Pool(keys, origins.repeat_interleave(sizes))
+    return Pool(keys, torch.cat([own.segments, origins.repeat_interleave(sizes)]))

@@ -13,13 +13,22 @@ import torch
 from torch import Tensor
 
 from spartan_planner.errors import TransportError
-from spartan_planner.transport.gradient import soft_topk_gradient
-from spartan_planner.transport.hard import solve_hard_topk
+from spartan_planner.transport.exact_sums import rounded_sum
+from spartan_planner.transport.gradient import gradient_into
+from spartan_planner.transport.hard import select_into
 from spartan_planner.transport.passes import chunk_bounds
 from spartan_planner.transport.price import check_beta
-from spartan_planner.transport.problem import BUDGET_ROUNDING, Cost
+from spartan_planner.transport.problem import (
+    BUDGET_ROUNDING,
+    Cost,
+    Problem,
+    are_positive,
+    build_problem,
+    cost_chunks,
+)
 from spartan_planner.transport.rows import Rows, hard_rows, row_gradient, soft_rows
-from spartan_planner.transport.soft import solve_soft_topk
+from spartan_planner.transport.soft import solve_into
+from spartan_planner.transport.values import is_finite
 
 # Rows longer than this are solved one by one by the segmented solvers, which read in chunks.
 _LONG_ROW = 1 << 14
@@ -55,15 +64,14 @@ def hard_topk(values: Tensor, costs: Cost, budget: float | Tensor) -> Tensor:
     """Return for each row the boolean mask of the longest prefix by z = v / c within the budget.
 
     Ties go by position; the budget is never exceeded (DESIGN 4.3).  Arguments and errors are
-    those of :func:`soft_topk`.  Rows with one cost for all blocks are selected without a sort
-    when they are long; costs per element need one.
+    those of :func:`soft_topk`.  The cost of a prefix is the sum of its costs rounded once, as by
+    ``math.fsum``.  Rows of more than 16,384 blocks are selected without a sort.
     """
     problem = _checked(values, costs, budget)
     mask = torch.empty(problem.values.shape, dtype=torch.bool, device=values.device)
-    if problem.is_long and not problem.has_element_costs:
-        for index, row in enumerate(problem.values):
-            cost, limit = float(problem.costs[index, 0]), float(problem.budgets[index])
-            mask[index] = solve_hard_topk([row], [cost], limit).masks[0]
+    if problem.is_long:
+        for index in range(mask.shape[0]):
+            select_into((mask[index],), problem.row(index))
     else:
         problem.over_chunks(lambda rows: hard_rows(rows), mask)
     return mask.view(values.shape)
@@ -87,10 +95,15 @@ class _RowProblem:
         """Say whether the blocks of a row have costs of their own."""
         return self.costs.shape[1] > 1
 
+    def row(self, index: int) -> Problem:
+        """Return one row as a problem of its own."""
+        limit = float(self.budgets[index])
+        return build_problem([self.values[index]], [self.row_cost(index)], limit)
+
     def row_cost(self, index: int) -> Cost:
         """Return the cost of one row's blocks: a number, or one per element."""
         cost = self.costs[index]
-        return cost.expand(self.values.shape[1]) if self.has_element_costs else float(cost[0])
+        return cost if self.has_element_costs else float(cost[0])
 
     def chunk(self, start: int, stop: int) -> Rows:
         """Return some rows in float64."""
@@ -109,11 +122,11 @@ def _checked(values: Tensor, costs: Cost, budget: float | Tensor) -> _RowProblem
     """Return the problem as rows, or refuse what does not broadcast or is out of range."""
     if values.ndim == 0:
         raise TransportError("values must have at least one axis, that of the blocks.")
-    if not values.is_floating_point() or not bool(torch.isfinite(values).all()):
+    if not values.is_floating_point() or not is_finite(values):
         raise TransportError("values must be floating-point numbers without NaN or infinity.")
     length, leading = values.shape[-1], values.shape[:-1]
     rows = math.prod(leading)
-    cost = torch.as_tensor(costs, dtype=torch.float64, device=values.device)
+    cost = _cost_tensor(costs, values.device)
     limit = torch.as_tensor(budget, dtype=torch.float64, device=values.device)
     width = 1 if cost.ndim == 0 or cost.shape[-1] == 1 else length
     try:
@@ -124,9 +137,9 @@ def _checked(values: Tensor, costs: Cost, budget: float | Tensor) -> _RowProblem
             f"costs of shape {tuple(cost.shape)} and budget of shape {tuple(limit.shape)} do not "
             f"broadcast to values of shape {tuple(values.shape)}."
         ) from error
-    if not bool(((cost > 0.0) & torch.isfinite(cost)).all()):
+    if not are_positive(cost):
         raise TransportError("costs must be positive and finite; every block must cost.")
-    total = cost.sum(1) * (length if width == 1 else 1)
+    total = _row_totals(cost) * (length if width == 1 else 1)
     slack = BUDGET_ROUNDING * total
     if not bool(((limit >= -slack) & (limit <= total + slack)).all()):
         raise TransportError(
@@ -135,6 +148,21 @@ def _checked(values: Tensor, costs: Cost, budget: float | Tensor) -> _RowProblem
         )
     flat = values.detach().reshape(rows, length)
     return _RowProblem(flat, cost, torch.minimum(limit.clamp(min=0.0), total))
+
+
+def _cost_tensor(costs: Cost, device: torch.device) -> Tensor:
+    """Return costs as a tensor; one per element keeps its dtype, so that nothing is copied."""
+    if isinstance(costs, Tensor) and costs.is_floating_point() and costs.ndim:
+        return costs.detach().to(device)
+    return torch.as_tensor(costs, dtype=torch.float64, device=device)
+
+
+def _row_totals(cost: Tensor) -> Tensor:
+    """Return the sum of every row, float64 [rows], without a copy of long rows."""
+    if cost.shape[1] <= _LONG_ROW:
+        return cost.sum(1, dtype=torch.float64)
+    totals = [rounded_sum(cost_chunks(row)) for row in cost]
+    return torch.tensor(totals, dtype=torch.float64, device=cost.device)
 
 
 class _SoftTopK(torch.autograd.Function):
@@ -152,11 +180,8 @@ class _SoftTopK(torch.autograd.Function):
         problem = _checked(values, costs, budget)
         mask = torch.empty_like(problem.values)
         if problem.is_long:
-            for index, row in enumerate(problem.values):
-                limit = float(problem.budgets[index])
-                mask[index] = solve_soft_topk([row], [problem.row_cost(index)], limit, beta).masks[
-                    0
-                ]
+            for index in range(mask.shape[0]):
+                solve_into((mask[index],), problem.row(index), beta)
         else:
             problem.over_chunks(lambda rows: soft_rows(rows, beta), mask)
         ctx.save_for_backward(mask, problem.costs)
@@ -181,8 +206,8 @@ def _row_gradients(mask: Tensor, costs: Tensor, beta: float, gradient: Tensor) -
     result = torch.empty_like(gradient, memory_format=torch.contiguous_format)
     if problem.is_long:
         for index in range(mask.shape[0]):
-            args = [mask[index]], [problem.row_cost(index)], beta, [gradient[index]]
-            result[index] = soft_topk_gradient(*args)[0]
+            row = [mask[index]], [problem.row_cost(index)], beta, [gradient[index]]
+            gradient_into([result[index]], *row)
         return result
     rows_per_chunk = max(_ROW_CHUNK // max(mask.shape[1], 1), 1)
     for start, stop in chunk_bounds(mask.shape[0], rows_per_chunk):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from spartan_planner.transport.narrow import narrow_logit
-from spartan_planner.transport.problem import Cost
+from spartan_planner.transport.problem import Cost, NormalisedCost, ScaledCosts
 from spartan_planner.transport.results import Price
 from spartan_planner.transport.root import Sums
 
@@ -30,12 +30,21 @@ class Segment:
     """Flat values and the mean-normalised cost of a block, one or one per element."""
 
     values: Tensor
-    cost: Cost
+    cost: Cost | NormalisedCost
 
 
 def chunk_size(device: torch.device) -> int:
     """Return how many elements one operation works on."""
     return _CPU_CHUNK if device.type == "cpu" else _GPU_CHUNK
+
+
+def chunk_size_of(segment: "Segment") -> int:
+    """Return how many elements of a segment one operation works on.
+
+    Costs per element are two more float64 temporaries: half as many.
+    """
+    size = chunk_size(segment.values.device)
+    return size // 2 if isinstance(segment.cost, Tensor | ScaledCosts) else size
 
 
 def chunk_bounds(length: int, size: int) -> Iterator[tuple[int, int]]:
@@ -44,9 +53,9 @@ def chunk_bounds(length: int, size: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + size, length)
 
 
-def cost_chunk(cost: Cost, start: int, stop: int) -> Cost:
+def cost_chunk(cost: Cost | NormalisedCost, start: int, stop: int) -> Cost:
     """Return the costs of elements start to stop: the number itself, or a slice."""
-    return cost[start:stop] if isinstance(cost, Tensor) else cost
+    return cost[start:stop] if isinstance(cost, Tensor | ScaledCosts) else cost
 
 
 def is_narrow_safe(segments: Sequence[Segment], price: Price, beta: float) -> bool:
@@ -56,7 +65,7 @@ def is_narrow_safe(segments: Sequence[Segment], price: Price, beta: float) -> bo
     error is about ``beta * |price| * 2**-48``; 1e7 keeps it below 1e-7.
     """
     for segment in segments:
-        if isinstance(segment.cost, Tensor) or segment.values.dtype == torch.float64:
+        if isinstance(segment.cost, Tensor | ScaledCosts) or segment.values.dtype == torch.float64:
             return False
         if beta / segment.cost > _NARROW_RANGE or segment.cost * abs(price.anchor) > _NARROW_RANGE:
             return False
@@ -79,11 +88,11 @@ def fill_logits(out: Tensor, values: Tensor, cost: Cost, price: Price, beta: flo
 
 def segment_extremes(segment: Segment) -> Tensor:
     """Return the least and the greatest z = v / c, float64 [2]; NaN if any value is."""
-    if not isinstance(segment.cost, Tensor):
+    if not isinstance(segment.cost, Tensor | ScaledCosts):
         low, high = torch.aminmax(segment.values)
         return torch.stack([low, high]).double() / segment.cost
     ends = []
-    for start, stop in chunk_bounds(segment.values.numel(), chunk_size(segment.values.device)):
+    for start, stop in chunk_bounds(segment.values.numel(), chunk_size_of(segment)):
         ratio = segment.values[start:stop].double() / segment.cost[start:stop]
         ends.append(torch.stack(torch.aminmax(ratio)))
     both = torch.stack(ends)
@@ -98,12 +107,11 @@ def mask_sums(
     One read of the values: sums of m, m**2 and m**3 within a chunk, float64 across chunks.
     """
     device = segments[0].values.device
-    size = chunk_size(device)
-    longest = min(size, max(segment.values.numel() for segment in segments))
+    longest = max(min(chunk_size_of(segment), segment.values.numel()) for segment in segments)
     scratch = torch.empty(2, longest, dtype=arithmetic, device=device)
     rows, weights = [], []
     for segment in segments:
-        for start, stop in chunk_bounds(segment.values.numel(), size):
+        for start, stop in chunk_bounds(segment.values.numel(), chunk_size_of(segment)):
             mask, other = scratch[0, : stop - start], scratch[1, : stop - start]
             cost = cost_chunk(segment.cost, start, stop)
             fill_logits(mask, segment.values[start:stop], cost, price, beta)
@@ -149,12 +157,11 @@ def write_masks(
     The sum is that of the masks before they are rounded to the dtype of the output.
     """
     device = segments[0].values.device
-    size = chunk_size(device)
-    longest = min(size, max(segment.values.numel() for segment in segments))
+    longest = max(min(chunk_size_of(segment), segment.values.numel()) for segment in segments)
     scratch = torch.empty(longest, dtype=arithmetic, device=device)
     parts, weights = [], []
     for segment, output in zip(segments, outputs, strict=True):
-        for start, stop in chunk_bounds(segment.values.numel(), size):
+        for start, stop in chunk_bounds(segment.values.numel(), chunk_size_of(segment)):
             in_place = output.dtype == arithmetic
             mask = output[start:stop] if in_place else scratch[: stop - start]
             cost = cost_chunk(segment.cost, start, stop)

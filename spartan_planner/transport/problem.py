@@ -14,13 +14,32 @@ from torch import Tensor
 
 from spartan_planner.errors import TransportError
 from spartan_planner.transport.collective import sum_over_ranks
+from spartan_planner.transport.exact_sums import rounded_sum
+
+
+@dataclass(frozen=True)
+class ScaledCosts:
+    """Costs per element divided by a unit, computed a slice at a time in float64."""
+
+    costs: Tensor
+    unit: float
+
+    def __getitem__(self, index: slice | Tensor) -> Tensor:
+        """Return some of the costs in the unit, float64."""
+        return self.costs[index].double() / self.unit
+
 
 Cost = float | Tensor
+#: A cost in mean costs: a number, or one per element.
+NormalisedCost = float | ScaledCosts
 
 #: A budget outside [0, sum c] by less than this fraction of sum c is taken for rounding.
 BUDGET_ROUNDING = 1.0e-9
 #: A budget this close to sum c (relative) leaves less than double precision can resolve.
 _NOTHING_LEFT = 1.0e-15
+
+# Costs per element are checked and added up in pieces of so many.
+_COST_CHUNK = 1 << 17
 
 _VALUE_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -29,15 +48,17 @@ _VALUE_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 class Problem:
     """Values in segments, the cost of a block in each, and a budget.
 
-    ``segments`` are flat; ``costs`` as given; ``counts`` blocks per segment over all ranks;
-    ``unit`` the mean cost of a block; ``total`` the cost of all blocks and ``budget``, both in
-    the unit of the costs.
+    ``segments`` are flat; ``costs`` as given (flat where there is one per element); ``counts``
+    blocks per segment over all ranks; ``local_costs`` the cost of this rank's blocks of each
+    segment; ``unit`` the mean cost of a block; ``total`` the cost of all blocks and ``budget``,
+    both in the unit of the costs.
     """
 
     segments: tuple[Tensor, ...]
     costs: tuple[Cost, ...]
     names: tuple[str, ...]
     counts: tuple[int, ...]
+    local_costs: tuple[float, ...]
     unit: float
     total: float
     budget: float
@@ -54,9 +75,12 @@ class Problem:
         return self.budget / self.unit if self.num_blocks else 0.0
 
     @property
-    def normalised_costs(self) -> tuple[Cost, ...]:
+    def normalised_costs(self) -> tuple[NormalisedCost, ...]:
         """Costs divided by the mean cost of a block."""
-        return tuple(cost / self.unit for cost in self.costs)
+        return tuple(
+            ScaledCosts(cost, self.unit) if isinstance(cost, Tensor) else cost / self.unit
+            for cost in self.costs
+        )
 
     @property
     def device(self) -> torch.device:
@@ -92,14 +116,20 @@ def build_problem(
     for name, value, cost in zip(labels, values, costs, strict=True):
         _check_segment(name, value, cost)
     segments = tuple(value.detach().reshape(-1) for value in values)
+    flat_costs = tuple(
+        _flat_cost(name, value, cost)
+        for name, value, cost in zip(labels, values, costs, strict=True)
+    )
     counts = _global_counts(segments, process_group)
-    total = _total_cost(segments, costs, counts, process_group)
+    local_costs = _local_costs(segments, flat_costs)
+    total = _total_cost(local_costs, flat_costs, counts, segments, process_group)
     blocks = sum(counts)
     return Problem(
         segments,
-        tuple(costs),
+        flat_costs,
         labels,
         counts,
+        local_costs,
         total / blocks if blocks else 1.0,
         total,
         _checked_budget(float(budget), total),
@@ -124,12 +154,40 @@ def _check_segment(name: str, values: Tensor, cost: Cost) -> None:
             f"{', '.join(str(dtype) for dtype in _VALUE_DTYPES)}."
         )
     if isinstance(cost, Tensor):
-        valid = cost.numel() == 0 or bool(((cost > 0) & torch.isfinite(cost)).all())
+        valid = are_positive(cost)
         found = "a cost tensor with an element that is not"
     else:
         valid, found = cost > 0 and math.isfinite(cost), f"a cost of {cost}, which is not"
     if not valid:
         raise TransportError(f"{name} has {found} positive and finite; every block must cost.")
+
+
+def are_positive(costs: Tensor) -> bool:
+    """Say whether all costs are positive and finite, without a temporary of their size."""
+    if costs.numel() == 0:
+        return True
+    least, greatest = torch.aminmax(costs.detach())
+    # A NaN makes both NaN, and no comparison holds.
+    return float(least) > 0.0 and float(greatest) < math.inf
+
+
+def cost_chunks(costs: Tensor) -> tuple[Tensor, ...]:
+    """Return flat costs per element in pieces that stay in cache."""
+    return torch.split(costs, _COST_CHUNK)
+
+
+def _flat_cost(name: str, values: Tensor, cost: Cost) -> Cost:
+    """Return a number as it is and a cost per element flat, in the order of the values."""
+    if not isinstance(cost, Tensor):
+        return cost
+    if cost.numel() == 1:
+        return float(cost)
+    if cost.shape != values.shape:
+        raise TransportError(
+            f"{name} has values of shape {tuple(values.shape)} and costs of shape "
+            f"{tuple(cost.shape)}; give one number, or one cost per value."
+        )
+    return cost.detach().reshape(-1)
 
 
 def _global_counts(
@@ -144,23 +202,27 @@ def _global_counts(
     return tuple(int(count) for count in counts)
 
 
+def _local_costs(segments: Sequence[Tensor], costs: Sequence[Cost]) -> tuple[float, ...]:
+    """Return the cost of this rank's blocks of each segment, rounded once."""
+    return tuple(
+        rounded_sum(cost_chunks(cost)) if isinstance(cost, Tensor) else cost * segment.numel()
+        for segment, cost in zip(segments, costs, strict=True)
+    )
+
+
 def _total_cost(
-    segments: Sequence[Tensor],
+    local_costs: Sequence[float],
     costs: Sequence[Cost],
     counts: Sequence[int],
+    segments: Sequence[Tensor],
     process_group: dist.ProcessGroup | None,
 ) -> float:
     """Return the cost of all blocks over all ranks."""
     plain = [cost for cost in costs if not isinstance(cost, Tensor)]
     if len(plain) == len(costs):
         return exact_cost(counts, plain)
-    local = math.fsum(
-        float(cost.sum(dtype=torch.float64)) if isinstance(cost, Tensor) else cost * segment.numel()
-        for segment, cost in zip(segments, costs, strict=True)
-    )
-    device = segments[0].device
-    total = torch.tensor(local, dtype=torch.float64, device=device)
-    return float(sum_over_ranks(total, process_group))
+    local = torch.tensor(math.fsum(local_costs), dtype=torch.float64, device=segments[0].device)
+    return float(sum_over_ranks(local, process_group))
 
 
 def _checked_budget(budget: float, total: float) -> float:

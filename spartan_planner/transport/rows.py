@@ -4,10 +4,14 @@ The N:M scope has millions of rows of a few blocks.  A chunk of rows is solved a
 scratch memory stays small.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from spartan_planner.transport.exact_sums import LimbScale
 
 # Bisection over all doubles takes 62 steps; Newton on the logit scale takes few.
 _ITERATION_LIMIT = 200
@@ -16,6 +20,10 @@ _TOLERANCE = 1.0e-12
 # As in the scalar search (root.py): keeps rounding of the logits below 1e-13.
 _REANCHOR_LOGITS = 1.0e3
 _REQUIRED_PROGRESS = 0.5
+# Rows up to this length are ordered by counting who comes first; longer ones are sorted.
+_COUNTED_ROW = 32
+# A few roundings of a double, relative to the budget.
+_CLOSE = 2.0**-49
 
 
 @dataclass(frozen=True)
@@ -33,15 +41,52 @@ class Rows:
 
 
 def hard_rows(rows: Rows) -> Tensor:
-    """Return the mask of the longest prefix by z within the budget of each row (DESIGN 4.3)."""
-    order = (rows.values / rows.costs).sort(dim=1, descending=True, stable=True).indices
-    ordered = rows.costs.gather(1, order)
-    first = ordered[:, :1]
-    # Equal costs are counted, not summed: exact where a sum would round.
-    count = torch.arange(1, ordered.shape[1] + 1, dtype=ordered.dtype, device=ordered.device)
-    equal = (ordered == first).all(dim=1, keepdim=True)
-    prefix = torch.where(equal, count * first, ordered.cumsum(1))
-    return torch.zeros_like(order, dtype=torch.bool).scatter_(1, order, prefix <= rows.budgets)
+    """Return the mask of the longest prefix by z within the budget of each row (DESIGN 4.3).
+
+    The cost of a prefix is the sum of its costs rounded once, as by ``math.fsum``.
+    """
+    ratios = rows.values / rows.costs
+    if not ratios.numel():
+        return torch.zeros_like(ratios, dtype=torch.bool)
+    scale = LimbScale.of(float(rows.costs.amax()), ratios.shape[1])
+    limbs = scale.limbs(rows.costs)
+    units = scale.units(len(limbs))
+    if ratios.shape[1] <= _COUNTED_ROW:
+        return _within(_prefixes_by_counting(ratios, limbs), units, rows.budgets)
+    order = ratios.sort(dim=1, descending=True, stable=True).indices
+    prefixes = [limb.gather(1, order).cumsum_(1) for limb in limbs]
+    kept = _within(prefixes, units, rows.budgets)
+    return torch.zeros_like(kept).scatter_(1, order, kept)
+
+
+def _prefixes_by_counting(ratios: Tensor, limbs: Sequence[Tensor]) -> list[Tensor]:
+    """Return for every block the limbs of the cost of all blocks that come no later than it."""
+    prefixes = [torch.zeros_like(limb) for limb in limbs]
+    places = torch.arange(ratios.shape[1], device=ratios.device)
+    for place in range(ratios.shape[1]):
+        own = ratios[:, place : place + 1]
+        no_later = (own > ratios) | ((own == ratios) & (places >= place))
+        for prefix, limb in zip(prefixes, limbs, strict=True):
+            prefix.addcmul_(no_later.to(limb.dtype), limb[:, place : place + 1])
+    return prefixes
+
+
+def _within(prefixes: Sequence[Tensor], units: Sequence[float], budgets: Tensor) -> Tensor:
+    """Say for every prefix, given in limbs, whether its cost rounded once is within the budget."""
+    excess = prefixes[0] * units[0] - budgets
+    for prefix, unit in zip(prefixes[1:], units[1:], strict=True):
+        excess.add_(prefix, alpha=unit)
+    within = excess <= 0.0
+    if len(prefixes) == 1:
+        return within
+    # So close that the rounding of this very sum might decide: few, and fewer that differ.
+    close = (excess.abs() <= _CLOSE * budgets).nonzero(as_tuple=True)
+    parts = [prefix[close] * unit for prefix, unit in zip(prefixes, units, strict=True)]
+    cases = torch.stack([budgets.expand_as(excess)[close], *parts], dim=1)
+    distinct, places = torch.unique(cases, dim=0, return_inverse=True)
+    fits = [math.fsum(case[1:]) <= case[0] for case in distinct.tolist()]
+    within[close] = torch.tensor(fits, dtype=torch.bool, device=within.device)[places]
+    return within
 
 
 def soft_rows(rows: Rows, beta: float) -> Tensor:

@@ -1,19 +1,20 @@
 """A deterministic sample of the blocks, small enough to solve on in no time.
 
 A solve on the sample starts the solve on all values within about a hundredth of a logit of the
-price.  It costs a thousandth of a read, where a histogram of z would cost a whole one.  Problems
-that fit into a sample are the sample, and the solve on it is exact.
+price.  It costs a thousandth of a read, where a histogram of z would cost a whole one.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from spartan_planner.transport.float_order import order_keys
-from spartan_planner.transport.problem import Cost, Problem
+from spartan_planner.transport.packing import Pack
+from spartan_planner.transport.problem import Cost, NormalisedCost, Problem, ScaledCosts
 
-#: Blocks in a sample, over all segments; problems up to this size are taken whole.
+#: Blocks in a sample, over all segments.
 SAMPLE_BLOCKS = 1 << 16
 #: Every segment gives at least this many blocks, or all it has.
 _LEAST_PER_SEGMENT = 64
@@ -23,23 +24,19 @@ _SCATTER = 2654435761
 
 @dataclass(frozen=True)
 class Sample:
-    """Sampled blocks: value per mean cost, and the mean-normalised cost each one stands for.
+    """Sampled local blocks: z, and the cost that each one stands for.
 
-    ``ratios`` float64 [m], ``masses`` float64 [m]; ``exact`` when every block of every rank is in
-    the sample.
+    ``ratios`` float64 [m], ``masses`` float64 [m]; ``segments`` int64 [m], where they are from.
     """
 
     ratios: Tensor
     masses: Tensor
-    exact: bool
-
-
-@dataclass(frozen=True)
-class SampledKeys:
-    """Order keys of value per cost as given (int64 [m]) and the segments they are from."""
-
-    keys: Tensor
     segments: Tensor
+
+    @property
+    def keys(self) -> Tensor:
+        """Order keys of z, int64 [m]."""
+        return order_keys(self.ratios)
 
 
 def stratified_indices(length: int, count: int, device: torch.device) -> Tensor:
@@ -54,50 +51,55 @@ def stratified_indices(length: int, count: int, device: torch.device) -> Tensor:
     return strata[:-1] + (torch.arange(count, device=device) * _SCATTER) % (1 << 31) % width
 
 
-def _quotas(problem: Problem, exact: bool) -> list[int]:
-    """Return how many blocks each local segment contributes: all, or by its share of the cost."""
-    sizes = [segment.numel() for segment in problem.segments]
-    if exact:
-        return sizes
-    shares = [
-        float(cost.sum(dtype=torch.float64)) if isinstance(cost, Tensor) else size * cost
-        for size, cost in zip(sizes, problem.costs, strict=True)
-    ]
-    fair = [max(int(SAMPLE_BLOCKS * share / problem.total), _LEAST_PER_SEGMENT) for share in shares]
-    return [min(size, quota) for size, quota in zip(sizes, fair, strict=True)]
+def take_sample(
+    problem: Problem, costs: Sequence[Cost | NormalisedCost], pack: Pack, size: int | None = None
+) -> Sample:
+    """Return a stratified sample of the local blocks; ``costs`` as given or normalised.
+
+    ``size``: blocks over all ranks, :data:`SAMPLE_BLOCKS` unless told.
+    """
+    size = SAMPLE_BLOCKS if size is None else size
+    packed = frozenset(pack.indices)
+    shares = [size * cost / problem.total for cost in problem.local_costs]
+    parts = [_from_pack(pack, max(int(sum(shares[i] for i in packed)), _LEAST_PER_SEGMENT))]
+    for index, (segment, cost) in enumerate(zip(problem.segments, costs, strict=True)):
+        if index not in packed and segment.numel():
+            quota = min(max(int(shares[index]), _LEAST_PER_SEGMENT), segment.numel())
+            ratios, masses = _from_segment(segment, cost, quota)
+            parts.append((ratios, masses, torch.full_like(ratios, index, dtype=torch.int64)))
+    ratios, masses, segments = (torch.cat(list(column)) for column in zip(*parts, strict=True))
+    return Sample(ratios, masses, segments)
 
 
-def _sampled_segment(values: Tensor, cost: Cost, quota: int) -> tuple[Tensor, Tensor]:
-    """Return z and the cost stood for of ``quota`` blocks of a segment, in the cost's unit."""
+def _from_segment(values: Tensor, cost: Cost | NormalisedCost, quota: int) -> tuple[Tensor, Tensor]:
+    """Return z and the cost stood for of ``quota`` blocks of a segment."""
     index = stratified_indices(values.numel(), quota, values.device)
     chosen = values[index].double()
-    if isinstance(cost, Tensor):
+    stands_for = values.numel() / max(quota, 1)
+    if isinstance(cost, Tensor | ScaledCosts):
         costs = cost[index].double()
-        whole = cost.sum(dtype=torch.float64)
-        return chosen / costs, costs * (whole / costs.sum() if quota < values.numel() else 1.0)
-    return chosen / cost, torch.full_like(chosen, cost * (values.numel() / max(quota, 1)))
+        return chosen / costs, costs * stands_for
+    return chosen / cost, torch.full_like(chosen, cost * stands_for)
 
 
-def take_sample(problem: Problem) -> Sample:
-    """Return a stratified sample of the local blocks, costs in mean costs."""
-    exact = problem.num_blocks <= SAMPLE_BLOCKS
-    pairs = [
-        _sampled_segment(segment, cost, quota)
-        for segment, cost, quota in zip(
-            problem.segments, problem.normalised_costs, _quotas(problem, exact), strict=True
-        )
-    ]
-    return Sample(torch.cat([z for z, _ in pairs]), torch.cat([m for _, m in pairs]), exact)
+def _from_pack(pack: Pack, quota: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return z, cost stood for and segments of about ``quota`` blocks of a pack.
 
-
-def sample_keys(problem: Problem) -> SampledKeys:
-    """Return order keys of a stratified sample of the local blocks."""
-    keys, origins = [], []
-    quotas = _quotas(problem, exact=False)
-    triples = zip(problem.segments, problem.costs, quotas, strict=True)
-    for position, (segment, cost, quota) in enumerate(triples):
-        index = stratified_indices(segment.numel(), quota, segment.device)
-        found = order_keys(segment[index].double() / cost)
-        keys.append(found)
-        origins.append(torch.full_like(found, position))
-    return SampledKeys(torch.cat(keys), torch.cat(origins))
+    Drawn by cost, one scattered in each of ``quota`` strata of equal cost: a dear block may come
+    several times.
+    """
+    count = pack.ratios.numel()
+    if count <= quota:
+        return pack.ratios, pack.masses, pack.segments
+    if not isinstance(pack.costs, Tensor):
+        index = stratified_indices(count, quota, pack.ratios.device)
+        mass = pack.costs * count
+    else:
+        cumulative = pack.costs.cumsum(0)
+        mass = float(cumulative[-1])
+        steps = torch.arange(quota, device=cumulative.device)
+        scatter = (steps * _SCATTER % (1 << 31)).double() / (1 << 31)
+        index = torch.searchsorted(cumulative, (steps + scatter) * (mass / quota))
+        index.clamp_(max=count - 1)
+    masses = torch.full((quota,), mass / quota, dtype=torch.float64, device=index.device)
+    return pack.ratios[index], masses, pack.segments[index]

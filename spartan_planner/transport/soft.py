@@ -1,15 +1,18 @@
 """Segmented soft top-k (DESIGN 4.1): one price over many tensors, none copied or joined."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from spartan_planner.transport.backend import find_price
 from spartan_planner.transport.price import (
     TRUSTED_MISMATCH,
     PriceSearch,
     check_beta,
+    check_values,
     limit_price,
     limit_status,
     start_search,
@@ -18,7 +21,6 @@ from spartan_planner.transport.price import (
 )
 from spartan_planner.transport.problem import Cost, Problem, build_problem
 from spartan_planner.transport.results import SelectionStatus, SoftSelection
-from spartan_planner.transport.values import checked_extremes
 
 
 def solve_soft_topk(
@@ -58,29 +60,30 @@ def solve_soft_topk(
         TransportError: For values, costs, a budget or a beta that this is not defined for.
     """
     problem = build_problem(values, costs, budget, names, process_group)
-    beta = check_beta(beta)
-    limit = limit_status(problem)
-    if limit is not None:
-        return _limit_selection(problem, values, limit)
-    search = start_search(problem, beta)
     masks = tuple(
-        torch.empty_like(value, memory_format=torch.contiguous_format) for value in values
-    )
-    return _written(search, masks, usable_price(initial_price))
-
-
-def _limit_selection(
-    problem: Problem, values: Sequence[Tensor], status: SelectionStatus
-) -> SoftSelection:
-    """Return masks of all zeros or all ones."""
-    if problem.num_blocks:
-        checked_extremes(problem, problem.costs)
-    fill = 0.0 if status is SelectionStatus.NOTHING_KEPT else 1.0
-    masks = tuple(
-        torch.full_like(value, fill, memory_format=torch.contiguous_format, requires_grad=False)
+        torch.empty_like(value, memory_format=torch.contiguous_format, requires_grad=False)
         for value in values
     )
-    return SoftSelection(masks, limit_price(status), 0, 0.0, status)
+    return solve_into(masks, problem, check_beta(beta), initial_price)
+
+
+def solve_into(
+    masks: tuple[Tensor, ...], problem: Problem, beta: float, initial_price: float | None = None
+) -> SoftSelection:
+    """Solve a checked problem and write its masks to contiguous tensors."""
+    limit = limit_status(problem)
+    if limit is None:
+        start, flat = usable_price(initial_price), [mask.view(-1) for mask in masks]
+        tolerance = tolerance_of(torch.float32)
+        root = find_price(problem, beta, tolerance, TRUSTED_MISMATCH, start, flat)
+        if root is None:
+            return _written(start_search(problem, beta), masks, start)
+        reads, error = root.num_iterations, root.relative_budget_error
+        return SoftSelection(masks, root.price.value(beta), reads, error, SelectionStatus.CONVERGED)
+    check_values(problem)
+    for mask in masks:
+        mask.fill_(0.0 if limit is SelectionStatus.NOTHING_KEPT else 1.0)
+    return SoftSelection(masks, limit_price(limit), 0, 0.0, limit)
 
 
 def _written(
@@ -89,16 +92,21 @@ def _written(
     """Search, write the masks, and measure the budget error on what was written.
 
     Writing evaluates the budget anyway, so a step that cubic convergence vouches for is written
-    unverified; when the error turns out too large the search goes on from there.
+    unverified; when the error turns out too large the search goes on from there, and a price that
+    float32 arithmetic cannot express is written again in float64.
     """
-    outputs = [mask.reshape(-1) for mask in masks if mask.numel()]
+    outputs = [mask.reshape(-1) for mask in masks]
     found = search.find(initial_price, TRUSTED_MISMATCH)
     reads = found.root.num_iterations
     error = search.write(outputs, found.root.price, found.arithmetic)
-    if error > tolerance_of(found.arithmetic) and not found.root.verified:
+    if error > search.tolerance_in(found.arithmetic) and not found.root.verified:
         found = search.refine(found.root.price.value(search.beta), 0.0)
         reads += found.root.num_iterations
         error = search.write(outputs, found.root.price, found.arithmetic)
-    converged = error <= 2.0 * tolerance_of(found.arithmetic)
+    elif error > search.tolerance_in(found.arithmetic) and found.is_final:
+        found = replace(found, arithmetic=torch.float64)
+        reads += 1
+        error = search.write(outputs, found.root.price, found.arithmetic)
+    converged = error <= 2.0 * search.tolerance_in(found.arithmetic)
     status = SelectionStatus.CONVERGED if converged else SelectionStatus.NOT_CONVERGED
     return SoftSelection(masks, found.root.price.value(search.beta), reads + 1, error, status)

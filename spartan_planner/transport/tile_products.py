@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from spartan_planner.errors import TransportError
+from spartan_planner.transport.backend import fits_tiles
 from spartan_planner.transport.tile_sums import require_same_shape, row_chunks
 from spartan_planner.transport.tiles import (
     TileLayout,
@@ -51,6 +52,9 @@ def masked_weight(
     layout = tile_layout(weight.shape, tile)
     result = _output(weight, out)
     masks = _as_blocks(soft, layout), _as_blocks(hard, layout)
+    if fits_tiles(weight, *masks, result):
+        _fused_product(weight, *masks, layout, result)
+        return result
     source, target = (_as_rows(tensor, layout) for tensor in (weight, result))
     for start, stop in row_chunks(layout, weight.device):
         scale = torch.mul(*(_block_rows(mask, layout, start, stop) for mask in masks))
@@ -84,6 +88,9 @@ def weight_gradient(
     layout = tile_layout(weight.shape, tile)
     result = _output(gradient, out)
     mask, slope = _as_blocks(soft, layout), _as_blocks(value_gradient, layout)
+    if fits_tiles(gradient, weight, mask, slope, result):
+        _fused_product(gradient, mask, slope, layout, result, weight)
+        return result
     source, theta, target = (_as_rows(tensor, layout) for tensor in (gradient, weight, result))
     for start, stop in row_chunks(layout, weight.device):
         signs = torch.sign(theta[start:stop])
@@ -92,6 +99,22 @@ def weight_gradient(
         _scale_rows(source[start:stop], _block_rows(mask, layout, start, stop), layout, rows)
         rows.add_(signs)
     return result
+
+
+def _fused_product(
+    source: Tensor,
+    soft: Tensor,
+    other: Tensor,
+    layout: TileLayout,
+    out: Tensor,
+    weight: Tensor | None = None,
+) -> None:
+    """Write theta m h, or with the weight G m + sign(theta) dL/dv, with a kernel."""
+    from spartan_planner.transport import triton_tiles
+
+    first, second, third = ([t.detach().contiguous()] for t in (source, soft, other))
+    weights = None if weight is None else [weight.detach().contiguous()]
+    triton_tiles.tile_products(first, second, third, [layout], [out], weights)
 
 
 def _output(like: Tensor, out: Tensor | None) -> Tensor:

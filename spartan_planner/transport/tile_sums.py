@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from spartan_planner.errors import TransportError
+from spartan_planner.transport.backend import fits_tiles
 from spartan_planner.transport.passes import chunk_size
 from spartan_planner.transport.tiles import TileLayout, corners, split_axis, tile_layout
 
@@ -25,6 +26,8 @@ def tile_values(weight: Tensor, tile: Sequence[int]) -> Tensor:
         TransportError: A tile that does not fit the number of axes, or a side below 1.
     """
     layout = tile_layout(weight.shape, tile)
+    if not _is_single(layout) and fits_tiles(weight):
+        return _fused_sums(weight, None, layout)
     rows = _as_rows(weight, layout)
 
     def absolute(start: int, stop: int, out: Tensor) -> None:
@@ -48,12 +51,27 @@ def mask_gradient(gradient: Tensor, weight: Tensor, tile: Sequence[int]) -> Tens
     """
     require_same_shape(gradient, weight)
     layout = tile_layout(weight.shape, tile)
+    if not _is_single(layout) and fits_tiles(weight, gradient):
+        return _fused_sums(weight, gradient, layout)
     rows, gradient_rows = _as_rows(weight, layout), _as_rows(gradient, layout)
 
     def product(start: int, stop: int, out: Tensor) -> None:
         torch.mul(rows[start:stop], gradient_rows[start:stop], out=out)
 
     return _tile_sums(layout, product, weight)
+
+
+def _is_single(layout: TileLayout) -> bool:
+    """Say whether every tile is one element: then torch does it in one pass, too."""
+    return layout.step == 1 and layout.is_inner_trivial
+
+
+def _fused_sums(weight: Tensor, gradient: Tensor | None, layout: TileLayout) -> Tensor:
+    """Sum |theta| or G theta over tiles with a kernel."""
+    from spartan_planner.transport import triton_tiles
+
+    others = None if gradient is None else [gradient.detach().contiguous()]
+    return triton_tiles.tile_sums([weight.detach().contiguous()], others, [layout])[0]
 
 
 def require_same_shape(gradient: Tensor, weight: Tensor) -> None:
@@ -88,9 +106,8 @@ def _tile_sums(
     sums = torch.zeros(layout.blocks, dtype=dtype, device=like.device)
     longest = max((stop - start for start, stop in row_chunks(layout, like.device)), default=0)
     scratch = torch.empty(longest, layout.columns, dtype=dtype, device=like.device)
-    single = layout.step == 1 and layout.is_inner_trivial
     for start, stop in row_chunks(layout, like.device):
-        if single:
+        if _is_single(layout):
             fill(start, stop, sums[start:stop])
             continue
         part = scratch[: stop - start]

@@ -16,6 +16,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from cost_models import CostModelError, LayerShape, Layout
 from spartan_planner.lowering import lower_graph
+from spartan_planner.runtimes.protocol import LayerSet
 
 OPSET = 20
 IR_VERSION = 10
@@ -33,6 +34,17 @@ class BenchmarkNetwork:
 
     model: bytes
     outputs: tuple[str, ...]
+
+
+def network_of(layers: LayerSet) -> BenchmarkNetwork:
+    """Build the network of a set of layers.
+
+    Raises:
+        CostModelError: a layer of an element type that is not measured.
+    """
+    if layers.layout is None:
+        return dense_network(layers.shapes)
+    return lowered_network(layers.shapes, layers.layout, layers.num_kept_blocks)
 
 
 def dense_network(shapes: Sequence[LayerShape], seed: int = 0) -> BenchmarkNetwork:

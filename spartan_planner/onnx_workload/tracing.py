@@ -1,0 +1,111 @@
+"""Where a value comes from: the weight behind it, and what is known before the model runs."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import onnx_ir as ir
+from onnx import ModelProto, NodeProto, TensorProto
+
+from spartan_planner.graph_skeleton.tensors import num_elements
+from spartan_planner.onnx_workload.shapes import Shape
+
+_SAME_ELEMENTS = frozenset(
+    {
+        *("Transpose", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze"),
+        *("Cast", "DequantizeLinear", "QuantizeLinear"),
+    }
+)
+_SOME_ELEMENTS = frozenset({"Slice", "Split", "Gather"})
+_SIZES = frozenset({"Shape", "Size"})
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A tensor of the file behind an operand.
+
+    Attributes:
+        name: of the initializer.
+        num_elements: of the initializer.
+        dtype: of the initializer, such as ``float32``.
+        is_quantized: whether it holds integers.
+        is_reordered: whether it is transposed between the file and the operation.
+    """
+
+    name: str
+    num_elements: int
+    dtype: str
+    is_quantized: bool
+    is_reordered: bool
+
+
+@dataclass(frozen=True)
+class ShapedGraph:
+    """A graph without weights, and the shape of every value in it.
+
+    Attributes:
+        model: without weights.
+        shapes: by name of the value.
+        batch_size: first dimension of the first input.
+    """
+
+    model: ModelProto
+    shapes: dict[str, Shape]
+    batch_size: int
+
+    @cached_property
+    def tensors(self) -> dict[str, TensorProto]:
+        """Initializers by name."""
+        return {tensor.name: tensor for tensor in self.model.graph.initializer}
+
+    @cached_property
+    def producers(self) -> dict[str, NodeProto]:
+        """The node that writes each value."""
+        return {name: node for node in self.model.graph.node for name in node.output if name}
+
+    @cached_property
+    def readers(self) -> dict[str, list[NodeProto]]:
+        """The nodes that read each value; the graph's outputs have none."""
+        found: dict[str, list[NodeProto]] = {}
+        for node in self.model.graph.node:
+            for name in node.input:
+                found.setdefault(name, []).append(node)
+        return found
+
+    @cached_property
+    def outputs(self) -> set[str]:
+        """Names of the graph's outputs."""
+        return {item.name for item in self.model.graph.output}
+
+    @cached_property
+    def settled(self) -> set[str]:
+        """Values that do not depend on what the inputs hold: constants, sizes, and their sums."""
+        known = {"", *self.tensors}
+        for node in self.model.graph.node:
+            has_graph = any(item.HasField("g") or item.graphs for item in node.attribute)
+            is_drawn = node.op_type.startswith(("Random", "Bernoulli", "Multinomial"))
+            if has_graph or is_drawn:
+                continue
+            if node.op_type in _SIZES or all(name in known for name in node.input):
+                known.update(node.output)
+        return known
+
+    def weight_behind(self, value: str) -> Weight | None:
+        """Return the weight that a value consists of, as it is, reshaped, transposed or sliced."""
+        is_reordered = False
+        seen = 0
+        while value not in self.tensors:
+            node = self.producers.get(value)
+            seen += 1
+            if node is None or not node.input or seen > len(self.producers):
+                return None
+            if node.op_type not in _SAME_ELEMENTS | _SOME_ELEMENTS or node.domain:
+                return None
+            is_reordered ^= node.op_type == "Transpose"
+            value = node.input[0]
+        tensor = self.tensors[value]
+        dtype = ir.DataType(tensor.data_type)
+        is_quantized = dtype.is_integer() and dtype.bitwidth <= 8
+        if not (dtype.is_floating_point() or is_quantized):
+            return None
+        name = dtype.numpy().name
+        return Weight(value, num_elements(tensor), name, is_quantized, is_reordered)

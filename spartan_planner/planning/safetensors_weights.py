@@ -1,0 +1,168 @@
+"""Weights read from a safetensors checkpoint as a stream: a model larger than memory is planned.
+
+A file is an eight-byte little-endian length, a JSON header with type, shape and place of every
+tensor, and the tensors one after the other.  A sharded checkpoint is a folder of such files with
+an index.  Tensors are mapped into memory and read in pieces of a few rows.
+"""
+
+import json
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cost_models import LayerWorkload, Layout
+from spartan_planner.errors import PlanError
+from spartan_planner.planning.streamed_sums import StreamedSums
+from spartan_planner.planning.weights import LayerValues
+
+_MAX_HEADER_BYTES = 100 * 1024 * 1024
+_PIECE_BYTES = 32 * 1024 * 1024
+"""Read at a time: small enough for the widened piece to stay far below any limit."""
+_BFLOAT16 = "BF16"
+_TYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, _BFLOAT16: np.uint16}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor lies.
+
+    Attributes:
+        path: the file.
+        dtype: safetensors' name of its type.
+        shape: its shape.
+        offset: of its first byte in the file.
+    """
+
+    path: Path
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+    def rows(self) -> NDArray[np.generic]:
+        """Map the tensor into memory, as stored."""
+        return np.memmap(self.path, _TYPES[self.dtype], "r", self.offset, self.shape)
+
+
+def read_index(checkpoint: Path) -> dict[str, StoredTensor]:
+    """Return where every tensor of a file, or of all files of a folder, lies.
+
+    Raises:
+        PlanError: nothing there, or a file that is damaged or not of this format.
+    """
+    if checkpoint.is_dir():
+        files = sorted(checkpoint.glob("*.safetensors"))
+        if not files:
+            raise PlanError(f"{checkpoint} holds no .safetensors file; give a checkpoint's folder")
+    else:
+        files = [checkpoint]
+    tensors: dict[str, StoredTensor] = {}
+    for path in files:
+        for name, tensor in _read_header(path).items():
+            if name in tensors:
+                raise PlanError(f"tensor {name!r} is in {tensors[name].path} and again in {path}")
+            tensors[name] = tensor
+    return tensors
+
+
+def _read_header(path: Path) -> dict[str, StoredTensor]:
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if not 2 <= length <= min(_MAX_HEADER_BYTES, size - 8):
+                raise ValueError("its header is longer than the file")
+            header = json.loads(file.read(length))
+        return dict(_entries(path, header, 8 + length, size))
+    except (OSError, ValueError, struct.error, KeyError, TypeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise PlanError(f"{path} is not a sound safetensors file: {reason}") from error
+
+
+def _entries(
+    path: Path, header: object, start: int, size: int
+) -> Iterator[tuple[str, StoredTensor]]:
+    if not isinstance(header, dict):
+        raise TypeError("its header is not an object")
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        begin, end = (int(figure) for figure in entry["data_offsets"])
+        shape = tuple(int(figure) for figure in entry["shape"])
+        dtype = str(entry["dtype"])
+        if not 0 <= begin <= end <= size - start or any(figure < 0 for figure in shape):
+            raise ValueError(f"tensor {name!r} reaches beyond the file")
+        if dtype in _TYPES:
+            expected = int(np.prod(shape, dtype=object)) * np.dtype(_TYPES[dtype]).itemsize
+            if end - begin != expected:
+                raise ValueError(f"tensor {name!r} has {end - begin} bytes, not {expected}")
+        yield name, StoredTensor(path, dtype, shape, start + begin)
+
+
+@dataclass(frozen=True)
+class SafetensorsWeights:
+    """Weights of a checkpoint, read piece by piece.
+
+    Attributes:
+        tensors: where they lie, by name.
+    """
+
+    tensors: Mapping[str, StoredTensor]
+
+    def values(self, layer: LayerWorkload, layouts: Sequence[Layout]) -> LayerValues:
+        """Return what a layer is worth in each layout.
+
+        Raises:
+            PlanError: its weight is missing, of another shape, of a type that holds no plain
+                numbers, or not finite.
+        """
+        tensor = self._tensor(layer, bool(layouts))
+        total, sums = 0.0, StreamedSums(layouts, tensor.shape)
+        for piece in _pieces(tensor, sums.num_rows_together):
+            total += float(np.abs(piece).sum(dtype=np.float64))
+            if layouts:
+                sums.add(piece)
+        if not np.isfinite(total):
+            raise PlanError(
+                f"the weights of layer {layer.name} hold NaN or infinity; give a sound checkpoint"
+            )
+        return LayerValues(total, sums.curves())
+
+    def _tensor(self, layer: LayerWorkload, needs_shape: bool) -> StoredTensor:
+        tensor = self.tensors.get(layer.name)
+        if tensor is None:
+            some = ", ".join(list(self.tensors)[:3])
+            raise PlanError(f"the checkpoint has no {layer.name!r} (it has {some}, ...)")
+        if tensor.dtype not in _TYPES:
+            raise PlanError(
+                f"tensor {layer.name!r} is of type {tensor.dtype}; {', '.join(_TYPES)} can be read"
+            )
+        if needs_shape and tensor.shape != layer.shape.weight_shape:
+            raise PlanError(
+                f"tensor {layer.name!r} has shape {tensor.shape}, the model's is "
+                f"{layer.shape.weight_shape}; give the checkpoint of this model"
+            )
+        return tensor
+
+
+def _pieces(tensor: StoredTensor, num_rows_together: int) -> Iterator[NDArray[np.floating]]:
+    """Yield runs of rows, float32 or float64, a multiple of ``num_rows_together`` but the last."""
+    rows = tensor.rows()
+    if rows.ndim == 0 or rows.size == 0:
+        return
+    row_bytes = max(1, rows[0].nbytes)
+    together = max(1, num_rows_together)
+    step = max(1, _PIECE_BYTES // (row_bytes * together)) * together
+    for start in range(0, rows.shape[0], step):
+        yield _widened(rows[start : start + step], tensor.dtype)
+
+
+def _widened(piece: NDArray[np.generic], dtype: str) -> NDArray[np.floating]:
+    if dtype == _BFLOAT16:
+        # A bfloat16 is the upper half of a float32.
+        return (piece.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    wide: NDArray[np.floating] = piece.astype(np.promote_types(piece.dtype, np.float32))
+    return wide

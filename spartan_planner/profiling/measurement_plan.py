@@ -1,0 +1,116 @@
+"""What is measured of a workload: its distinct shapes, dense and lowered, in networks."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from cost_models import LayerShape, Layout, Workload
+from spartan_planner.errors import ProfileError
+from spartan_planner.profiling.treatments import (
+    DENSITIES,
+    GROUP_SIZES,
+    candidate_layouts,
+    kept_block_counts,
+)
+from spartan_planner.runtimes import LAYER_CLASSES, LayerSet
+
+MAX_BATCH_BYTES = 320 * 1024 * 1024
+"""Weights of all networks that are in memory together.  ONNX Runtime needs four times that: what
+it read, what it repacked, and room to grow."""
+
+MAX_COPIES_BYTES = 64 * 1024 * 1024
+"""Weights of the copies of one shape in a dense network."""
+
+BYTES_PER_WEIGHT = 4
+"""Profiles are measured in float32."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """One figure to measure: a shape, dense or with so many blocks kept in a layout."""
+
+    shape: LayerShape
+    layout: Layout | None = None
+    num_kept_blocks: int = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Networks that are in memory together.
+
+    Attributes:
+        networks: the dense one, then the lowered ones.
+        has_model: whether the whole model is measured beside them.
+    """
+
+    networks: tuple[LayerSet, ...]
+    has_model: bool = False
+
+    @cached_property
+    def forms(self) -> tuple[Form, ...]:
+        """The distinct figures of the networks, in order."""
+        return tuple(dict.fromkeys(form for network in self.networks for form in _forms(network)))
+
+    @cached_property
+    def places(self) -> tuple[tuple[int, ...], ...]:
+        """For each network, the index in :attr:`forms` of each of its layers."""
+        index = {form: place for place, form in enumerate(self.forms)}
+        return tuple(tuple(index[form] for form in _forms(item)) for item in self.networks)
+
+    @property
+    def num_figures(self) -> int:
+        """Figures per round: the forms, and of the model the whole and each class of layers."""
+        return len(self.forms) + (1 + len(LAYER_CLASSES) if self.has_model else 0)
+
+
+def plan_measurements(workload: Workload, has_model: bool) -> tuple[Batch, ...]:
+    """Return what to measure, in batches that fit into memory.
+
+    Args:
+        workload: what to measure.
+        has_model: whether the whole model is measured, beside the first batch.
+
+    Raises:
+        ProfileError: the workload has no layer that can be measured.
+    """
+    batches = tuple(
+        Batch(tuple(_networks(shapes)), has_model and number == 0)
+        for number, shapes in enumerate(_shapes_of_batches(workload.shape_counts()))
+    )
+    if not batches:
+        raise ProfileError(f"workload {workload.model} has no layer to measure")
+    return batches
+
+
+def _shapes_of_batches(counts: dict[LayerShape, int]) -> Iterator[list[LayerShape]]:
+    """Split the shapes so that the networks of each batch stay within the size limit."""
+    batch: list[LayerShape] = []
+    size = 0.0
+    for shape, count in counts.items():
+        num_bytes = shape.num_weights * BYTES_PER_WEIGHT
+        copies = max(1, min(count, MAX_COPIES_BYTES // num_bytes))
+        num_dense_forms = 1 + sum(DENSITIES) * len(candidate_layouts(shape))
+        added = copies * num_bytes * num_dense_forms
+        if batch and size + added > MAX_BATCH_BYTES:
+            yield batch
+            batch, size = [], 0.0
+        batch += [shape] * copies
+        size += added
+    if batch:
+        yield batch
+
+
+def _networks(shapes: Sequence[LayerShape]) -> Iterator[LayerSet]:
+    yield LayerSet(tuple(shapes))
+    layouts = {layout for shape in shapes for layout in candidate_layouts(shape)}
+    for layout in sorted(layouts, key=lambda item: GROUP_SIZES.index(item.tile_outputs)):
+        fitting = tuple(shape for shape in shapes if layout in candidate_layouts(shape))
+        for density in DENSITIES:
+            kept = tuple(kept_block_counts(shape, layout, (density,))[0] for shape in fitting)
+            yield LayerSet(fitting, layout, kept)
+
+
+def _forms(network: LayerSet) -> Iterator[Form]:
+    kept = network.num_kept_blocks or (0,) * len(network.shapes)
+    for shape, count in zip(network.shapes, kept, strict=True):
+        yield Form(shape, network.layout, count)
