@@ -19,7 +19,8 @@ from torch import nn
 
 import spartan_planner as sp
 from cost_models import DeviceProfile
-from spartan_planner.export.one_shot import prune_in_one_shot
+from spartan_planner.errors import InfeasibleBudgetError
+from spartan_planner.export.one_shot import prune_one_shot
 from spartan_planner.model_names import load_model
 from spartan_planner.onnx_sessions import open_session, session_options
 from spartan_planner.planning import Plan
@@ -45,7 +46,7 @@ def as_fast(model: nn.Module, profile: DeviceProfile, cost: str, latency_ms: flo
         middle = (low + high) / 2
         try:
             plan = plan_for(model, profile, cost, middle)
-        except sp.InfeasibleBudgetError:
+        except InfeasibleBudgetError:
             low = middle
             continue
         if latency_of(plan) <= latency_ms:
@@ -60,7 +61,7 @@ def as_fast(model: nn.Module, profile: DeviceProfile, cost: str, latency_ms: flo
 def exported(model: nn.Module, plan: Plan | None, path: Path) -> Path:
     pruned = copy.deepcopy(model)
     if plan is not None:
-        prune_in_one_shot(pruned, plan)
+        prune_one_shot(pruned, plan)
     sp.export_onnx(pruned, plan, INPUTS, path)
     return path
 
