@@ -1,5 +1,6 @@
 """What a layer retains as a function of how much of it is kept."""
 
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -70,15 +71,42 @@ class ValueCurve:
         """``[bins + 1]``, value of the first bins."""
         return np.concatenate([[0.0], np.cumsum(self.counts * self.sizes * self.ratios)])
 
+    # Lists and ``bisect`` are ten times as fast as numpy on single figures.
+    @cached_property
+    def _rising(self) -> list[float]:
+        return [-ratio for ratio in self.ratios.tolist()]
+
+    @cached_property
+    def _sums(self) -> tuple[list[int], list[float], list[float]]:
+        return (
+            self.cumulative_counts.tolist(),
+            self.cumulative_sizes.tolist(),
+            self.cumulative_values.tolist(),
+        )
+
     def num_bins_above(self, price: float) -> int:
         """Return how many leading bins have a value per whole block above ``price``."""
-        return int(np.searchsorted(-self.ratios, -price, side="left"))
+        return bisect_left(self._rising, -price)
+
+    def above(self, price: float) -> "Prefix":
+        """Return the blocks with a value per whole block above ``price``."""
+        index = bisect_left(self._rising, -price)
+        counts, sizes, values = self._sums
+        return Prefix(counts[index], sizes[index], values[index])
+
+    def head(self, num_blocks: int) -> "ValueCurve":
+        """Return the curve of the first blocks alone."""
+        last = bisect_left(self._sums[0], num_blocks)
+        counts = self.counts[:last].copy()
+        counts[-1] -= self._sums[0][last] - num_blocks
+        return ValueCurve(self.ratios[:last], counts, self.sizes[:last])
 
     def prefix(self, num_kept: int) -> "Prefix":
         """Return size and value of the first ``num_kept`` blocks."""
-        index = int(np.searchsorted(self.cumulative_counts, num_kept, side="right")) - 1
-        size, value = float(self.cumulative_sizes[index]), float(self.cumulative_values[index])
-        more = num_kept - int(self.cumulative_counts[index])
+        counts, sizes, values = self._sums
+        index = bisect_right(counts, num_kept) - 1
+        size, value = sizes[index], values[index]
+        more = num_kept - counts[index]
         if more:
             size += more * float(self.sizes[index])
             value += more * float(self.sizes[index] * self.ratios[index])
