@@ -44,7 +44,7 @@ class ValueCurve:
     @property
     def num_blocks(self) -> int:
         """Blocks in all."""
-        return int(self.cumulative_counts[-1])
+        return self._sums[0][-1]
 
     @property
     def size(self) -> float:
@@ -73,7 +73,8 @@ class ValueCurve:
 
     # Lists and ``bisect`` are ten times as fast as numpy on single figures.
     @cached_property
-    def _rising(self) -> list[float]:
+    def rising(self) -> list[float]:
+        """``[bins]``, the negated values of whole blocks, not decreasing."""
         return [-ratio for ratio in self.ratios.tolist()]
 
     @cached_property
@@ -86,13 +87,17 @@ class ValueCurve:
 
     def num_bins_above(self, price: float) -> int:
         """Return how many leading bins have a value per whole block above ``price``."""
-        return bisect_left(self._rising, -price)
+        return bisect_left(self.rising, -price)
 
     def above(self, price: float) -> "Prefix":
         """Return the blocks with a value per whole block above ``price``."""
-        index = bisect_left(self._rising, -price)
+        index = bisect_left(self.rising, -price)
         counts, sizes, values = self._sums
         return Prefix(counts[index], sizes[index], values[index])
+
+    def bin_of(self, index: int) -> int:
+        """Return the bin of a block by its place in the order; that after the last for the end."""
+        return bisect_right(self._sums[0], index) - 1
 
     def head(self, num_blocks: int) -> "ValueCurve":
         """Return the curve of the first blocks alone."""
@@ -111,6 +116,15 @@ class ValueCurve:
             size += more * float(self.sizes[index])
             value += more * float(self.sizes[index] * self.ratios[index])
         return Prefix(num_kept, size, value)
+
+    def prefixes(
+        self, first: int, last: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return sizes and values of the prefixes of ``first`` to ``last`` blocks."""
+        if self.counts.size == self.num_blocks:
+            return self.cumulative_sizes[first : last + 1], self.cumulative_values[first : last + 1]
+        found = [self.prefix(number) for number in range(first, last + 1)]
+        return np.array([item.size for item in found]), np.array([item.value for item in found])
 
     def least_prefix(self, min_size: float) -> "Prefix":
         """Return the shortest prefix of at least ``min_size`` and at least one block."""
