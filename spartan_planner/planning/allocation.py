@@ -22,7 +22,7 @@ from spartan_planner.planning.prices import Priced, find_prices
 
 _NUM_TRIALS = 200
 _NUM_NAMED_LAYERS = 3
-_MAX_FAILURES = 40
+_MAX_FAILURES = 60
 """Treatments tried in a row without gain: the nearest come first, those behind gain less."""
 _FINE_GAP = 1e-3
 """Share of the bound below which nothing more is tried."""
@@ -115,7 +115,7 @@ def allocate(
             continue
         num_failures += 1
         trial = [change.treatments.get(index, old) for index, old in enumerate(chosen)]
-        better = _settled(layers, trial, priced.prices, budgets, with_exchange=True)
+        better = _settled(layers, trial, priced.prices, budgets, floor=filled.value)
         if better is not None and better[1].value > filled.value:
             chosen, filled, num_failures = *better, 0
     return _allocation(layers, chosen, filled, priced.prices, bound)
@@ -130,11 +130,17 @@ def _settled(
     prices: Costs,
     budgets: Costs,
     *,
-    with_exchange: bool = False,
+    floor: float | None = None,
 ) -> tuple[_Chosen, Filled] | None:
-    """Fill, and leave dense what then costs no less than its dense form, until it stands still."""
+    """Fill, and leave dense what then costs no less than its dense form, until it stands still.
+
+    With a floor, layers exchange blocks too, where that can retain more than the floor.
+    """
     while True:
-        filled = fill(layers, chosen, prices, budgets, with_exchange=with_exchange)
+        if floor is None:
+            filled = fill(layers, chosen, prices, budgets)
+        else:
+            filled = fill(layers, chosen, prices, budgets, with_exchange=True, floor=floor)
         if filled is None:
             return None
         better = [

@@ -1,5 +1,6 @@
 """Keeping blocks under fixed treatments: the order of value per price, while the budgets last."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,6 +39,7 @@ def fill(
     budgets: Costs,
     *,
     with_exchange: bool = False,
+    floor: float = -math.inf,
 ) -> Filled | None:
     """Keep the longest prefix of the blocks, ordered by value per price, within every budget.
 
@@ -49,9 +51,11 @@ def fill(
         prices: ``[budgets]``; they order the blocks.
         budgets: ``[budgets]``.
         with_exchange: whether layers then exchange last blocks.
+        floor: a value that something else retains already.
 
     Returns:
-        What is kept, or ``None`` where even the least is too much.
+        What is kept, or ``None`` where even the least is too much, or where no choice under these
+        treatments retains more than ``floor``.
     """
     sparse = [candidate for candidate in chosen if candidate is not None]
     base = _sum(
@@ -61,7 +65,8 @@ def fill(
     )
     if np.any(base > budgets):
         return None
-    filling = _Filling(sparse, prices, budgets - base)
+    dense = sum(layer.value for layer, c in zip(layers, chosen, strict=True) if c is None)
+    filling = _Filling(sparse, prices, budgets - base, floor - dense)
     counts = filling.counts() if sparse else []
     if counts is None:
         return None
@@ -101,9 +106,10 @@ class _Filling:
     sparse: Sequence[SparseCandidate]
     prices: Costs
     budgets: Costs
+    floor: float
 
     def counts(self) -> list[int] | None:
-        """Return how many blocks each layer keeps."""
+        """Return how many blocks each layer keeps; ``None`` as ``fill``."""
         least = [candidate.least for candidate in self.sparse]
         if not self._fits(least):
             return None
@@ -111,6 +117,8 @@ class _Filling:
         if self._fits(everything):
             return [kept.num_blocks for kept in everything]
         low, high, more, kept = 0.0, 1.0, everything, self._kept_at(1.0)
+        if self._is_below_floor(kept, high):
+            return None
         while not self._fits(kept):
             low, high, more = high, high * 2, kept
             if high > _GREATEST_MULTIPLE:
@@ -121,11 +129,24 @@ class _Filling:
             if middle in (low, high) or self._are_neighbours(kept, more):
                 break
             trial = self._kept_at(middle)
+            if self._is_below_floor(trial, middle):
+                return None
             if self._fits(trial):
                 high, kept = middle, trial
             else:
                 low, more = middle, trial
-        return self._completed(kept)
+        return None if self._is_below_floor(kept, high) else self._completed(kept)
+
+    def _is_below_floor(self, kept: Sequence[Prefix], multiple: float) -> bool:
+        """Whether no choice retains more than the floor.
+
+        By weak duality none is worth more than what is kept at any multiple of the prices, and the
+        price of what that leaves.
+        """
+        if math.isinf(self.floor):
+            return False
+        left = float((self.prices * (self.budgets - self._cost(kept))).sum())
+        return sum(item.value for item in kept) + multiple * left <= self.floor
 
     def slack(self, counts: Sequence[int]) -> Costs:
         """Return what is left of the budgets."""
