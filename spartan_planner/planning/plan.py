@@ -41,6 +41,7 @@ from spartan_planner.planning.document import (
 from spartan_planner.planning.estimate_warnings import estimate_warnings
 from spartan_planner.planning.layouts import rows_are_outputs
 from spartan_planner.planning.policies import Policy, allocate_by_policy
+from spartan_planner.planning.price_table import PriceTable
 from spartan_planner.planning.pricing import PricedModel, price_by_others, price_model
 from spartan_planner.planning.value_curves import ValueCurve
 from spartan_planner.planning.weights import Weights
@@ -155,8 +156,19 @@ class PlanProblem:
         asked = [b.asked(float(d)) for b, d in zip(budgets, self.dense, strict=True)]
         return replace(self, budgets=tuple(budgets), asked=np.array(asked))
 
-    def allocate(self, policy: Policy = Policy.COST, num_trials: int | None = None) -> Allocation:
+    def allocate(
+        self,
+        policy: Policy = Policy.COST,
+        *,
+        table: PriceTable | None = None,
+        hint: Costs | None = None,
+    ) -> Allocation:
         """Choose within the budgets.
+
+        Args:
+            policy: how kept weights are spread over the layers.
+            table: the layers as a table, where there is one already.
+            hint: ``[budgets]``, prices near which to look first.
 
         Raises:
             InfeasibleBudgetError: nothing meets them; the message gives the least achievable
@@ -169,9 +181,7 @@ class PlanProblem:
         try:
             if policy is not Policy.COST:
                 return allocate_by_policy(policy, self.workload.layers, self.layers, limits)
-            if num_trials is None:
-                return allocate(self.layers, limits)
-            return allocate(self.layers, limits, num_trials)
+            return allocate(self.layers, limits, table=table, hint=hint)
         except InfeasibleBudgetError as error:
             raise InfeasibleBudgetError(_infeasible(self)) from error
 
