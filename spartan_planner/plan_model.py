@@ -59,6 +59,7 @@ def plan(
     inputs = inputs_for(model, example_inputs)
     workload = extract_workload(model, inputs, model_name or type(model).__name__)
     parameters = dict(model.named_parameters())
+    shapes, dtypes = described(inputs)
     return plan_workload(
         workload,
         TorchWeights(parameters),
@@ -67,9 +68,17 @@ def plan(
         layouts=layouts,
         bounds=bounds,
         policy=policy,
-        input_shapes=tuple(tuple(item.shape) for item in inputs),
-        input_dtypes=tuple(str(item.dtype).removeprefix("torch.") for item in inputs),
+        input_shapes=shapes,
+        input_dtypes=dtypes,
         schedule=schedule,
+    )
+
+
+def described(inputs: Sequence[Tensor]) -> tuple[tuple[tuple[int, ...], ...], tuple[str, ...]]:
+    """Return shapes and element types of example inputs, as a plan holds them."""
+    return (
+        tuple(tuple(item.shape) for item in inputs),
+        tuple(str(item.dtype).removeprefix("torch.") for item in inputs),
     )
 
 
