@@ -78,10 +78,10 @@ def main(source: str) -> str:
     )
     with tempfile.TemporaryDirectory() as folder:
         weights = weights_of(source, Path(folder))
-        latency = plan_workload(
-            workload, weights, [parse_budget("latency=60%")], profile=profile
+        latency = plan_workload(workload, weights, [parse_budget("latency=60%")], profile=profile)
+        params = plan_workload(
+            workload, weights, [parse_budget("params=50%")], layouts=["element", "tile:24x3", "2:4"]
         )
-        params = plan_workload(workload, weights, [parse_budget("params=50%")], layouts=["element", "tile:24x3", "2:4"])
         return dump_document(latency) + "---\n" + dump_document(params)
 
 

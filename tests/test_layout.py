@@ -32,7 +32,18 @@ def test_layout_survives_its_text(layout):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "tile", "tile:", "tile:0x1", "tile:4x", "tile:4x2@8", "tile:4x1@0", "tile:04x1", "4:4", "0:4"],
+    [
+        "",
+        "tile",
+        "tile:",
+        "tile:0x1",
+        "tile:4x",
+        "tile:4x2@8",
+        "tile:4x1@0",
+        "tile:04x1",
+        "4:4",
+        "0:4",
+    ],
 )
 def test_unknown_text_is_refused_with_examples(text):
     with pytest.raises(UnknownNameError, match=r"tile:64x1@16") as caught:

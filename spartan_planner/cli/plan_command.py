@@ -255,9 +255,7 @@ def _write_curve(out: Path, curve: "Curve") -> None:
     write_atomically(out, lambda path: path.write_text(text, encoding="utf-8"))
 
 
-def _compare(
-    source: Source, wish: _Wish, profiles: Sequence[DeviceProfile], as_json: bool
-) -> None:
+def _compare(source: Source, wish: _Wish, profiles: Sequence[DeviceProfile], as_json: bool) -> None:
     from spartan_planner.planning.compare import compare
     from spartan_planner.report import comparison_table
 

@@ -42,12 +42,12 @@ def read_source(
     """
     suffix = Path(model).suffix
     if suffix == ".onnx":
-        _refuse("an .onnx file", {"--inputs": inputs, "--checkpoint": checkpoint, "--meta": on_meta})
+        _refuse(
+            "an .onnx file", {"--inputs": inputs, "--checkpoint": checkpoint, "--meta": on_meta}
+        )
         return _of_onnx(Path(model), input_shape)
     if suffix in (".yaml", ".yml"):
-        _refuse(
-            "a workload", {"--inputs": inputs, "--input-shape": input_shape, "--meta": on_meta}
-        )
+        _refuse("a workload", {"--inputs": inputs, "--input-shape": input_shape, "--meta": on_meta})
         return _of_workload(Path(model), checkpoint)
     if on_meta:
         return _of_meta(model, input_shape, inputs, checkpoint, seed)

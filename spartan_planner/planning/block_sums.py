@@ -36,7 +36,7 @@ def added_up(array: Array, step: int, axis: int) -> Array:
 def sums_by_rank(groups: Array) -> NDArray[np.float64]:
     """Sort ``[rows, ranks, ...]`` along the ranks, greatest first, and sum over all else."""
     ordered = np.sort(groups, axis=1)[:, ::-1]
-    sums: NDArray[np.float64] = np.moveaxis(ordered, 1, 0).reshape(ordered.shape[1], -1).sum(
-        axis=1, dtype=np.float64
+    sums: NDArray[np.float64] = (
+        np.moveaxis(ordered, 1, 0).reshape(ordered.shape[1], -1).sum(axis=1, dtype=np.float64)
     )
     return sums

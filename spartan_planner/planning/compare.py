@@ -17,7 +17,7 @@ class DevicePlan:
         profile: name of the device.
         plan: the plan.
         density: share of the weights of all layers that is kept.
-        elsewhere: by device and cost, what the plan costs there; ``None`` where that cannot be told.
+        elsewhere: by device and cost, what the plan costs there; ``None`` where nobody can tell.
     """
 
     profile: str
@@ -64,9 +64,7 @@ def compare(
     return tuple(found)
 
 
-def cost_of_plan(
-    plan: Plan, workload: Workload, cost: str, profile: DeviceProfile
-) -> float | None:
+def cost_of_plan(plan: Plan, workload: Workload, cost: str, profile: DeviceProfile) -> float | None:
     """Return what a planned model costs on some device; ``None`` where that cannot be told.
 
     A layer whose sparse form does not pay there is executed dense.

@@ -71,7 +71,8 @@ def _rows(candidate: SparseCandidate, present: int) -> _Rows:
     given = [(sizes[here] - sizes[:here])[::-1], (values[here] - values[:here])[::-1]]
     taken = [sizes[here:] - sizes[here], values[here:] - values[here]]
     return _Rows(
-        *(_padded(figures, _MAX_GIVEN, np.inf) for figures in given),
+        _padded(given[0], _MAX_GIVEN, np.inf),
+        _padded(given[1], _MAX_GIVEN, np.inf),
         _padded(taken[0], 1 + _MAX_TAKEN, np.inf),
         _padded(taken[1], 1 + _MAX_TAKEN, 0.0),
     )

@@ -17,10 +17,10 @@ def layouts_of(
 ) -> tuple[Layout, ...]:
     """Return the layouts to consider for a layer, beside leaving it dense.
 
-    Of wanted layouts, those that the layer can have and, on a device, that save time there: balanced
-    ones need a lowered form, n:m whole groups of inputs.  Else what the profile measured of the
-    layer, or what could be lowered, and the n:m patterns that the device has hardware for.  Without
-    a device, linear layers take ``tile:64x1``.
+    Of wanted layouts, those that the layer can have and, on a device, that save time there:
+    balanced ones need a lowered form, n:m whole groups of inputs.  Else what the profile measured
+    of the layer, or what could be lowered, and the n:m patterns that the device has hardware for.
+    Without a device, linear layers take ``tile:64x1``.
     """
     if wanted:
         possible = tuple(layout for layout in wanted if can_have(layer, layout))

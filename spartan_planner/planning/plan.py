@@ -237,6 +237,20 @@ def profile_fingerprint(profile: DeviceProfile) -> str:
     return hashlib.sha256(dump_document(profile).encode()).hexdigest()
 
 
+def require_profile(plan: Plan, profile: DeviceProfile) -> None:
+    """Refuse a plan that was made with another profile.
+
+    Raises:
+        PlanError: naming both.
+    """
+    if plan.profile is None or plan.profile.fingerprint != profile_fingerprint(profile):
+        made = "without a profile" if plan.profile is None else f"with {plan.profile.name!r}"
+        raise PlanError(
+            f"the plan was made {made}, not with this profile of {profile.name!r}, so its figures "
+            "hold elsewhere; plan again with this profile"
+        )
+
+
 def _plan_profile(profile: DeviceProfile) -> PlanProfile:
     taken = profile.measurement
     measurement = None
@@ -394,4 +408,9 @@ def _masked_warnings(planned: Sequence[PlanLayer]) -> tuple[str, ...]:
     return (
         f"layers in {' and '.join(masked)} are exported masked (--form masked), zeros and all: "
         "what is saved is what hardware or a runtime that skips zeros would save",
+        *(
+            f"layers in {name} can be pruned in one shot (export --one-shot), not trained yet"
+            for name in masked
+            if Layout.parse(name).num_of
+        ),
     )

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from cost_models import LayerWorkload, Layout
 from spartan_planner.errors import PlanError
-from spartan_planner.planning.streamed_sums import StreamedSums
 from spartan_planner.planning.weights import LayerValues, values_of_rows, widened
 
 _MAX_HEADER_BYTES = 100 * 1024 * 1024

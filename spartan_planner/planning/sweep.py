@@ -147,7 +147,7 @@ def _point(problem: PlanProblem, allocation: Allocation, pricing: "_Pricing") ->
         for choice, layer in zip(allocation.choices, problem.workload.layers, strict=True)
     ]
     return SweepPoint(
-        (*budgeted, *pricing.others(problem, allocation)),
+        (*budgeted, *pricing.others(allocation)),
         min(1.0, float(np.dot(densities, num_weights)) / sum(num_weights)),
         min(1.0, allocation.value / max(value, 1e-300)),
         allocation.duality_gap,
@@ -187,7 +187,7 @@ class _Pricing:
                 return self
             rest = model.rest(problem.workload, profile)
             costs = {
-                (name, layer.name, layout and str(layout)): layer_cost(
+                (name, layer.name, None if layout is None else str(layout)): layer_cost(
                     model, layer, layout, profile
                 )
                 for layer, known in zip(problem.workload.layers, problem.layers, strict=True)
@@ -198,7 +198,7 @@ class _Pricing:
             return self
         return _Pricing((*self.models, model), {**self.rests, name: rest}, {**self.costs, **costs})
 
-    def others(self, problem: PlanProblem, allocation: Allocation) -> list[SweepCost]:
+    def others(self, allocation: Allocation) -> list[SweepCost]:
         """Price a choice by every further cost model."""
         return [
             SweepCost(

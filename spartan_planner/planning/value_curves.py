@@ -117,9 +117,7 @@ class ValueCurve:
             value += more * float(self.sizes[index] * self.ratios[index])
         return Prefix(num_kept, size, value)
 
-    def prefixes(
-        self, first: int, last: int
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def prefixes(self, first: int, last: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return sizes and values of the prefixes of ``first`` to ``last`` blocks."""
         if self.counts.size == self.num_blocks:
             return self.cumulative_sizes[first : last + 1], self.cumulative_values[first : last + 1]
