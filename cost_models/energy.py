@@ -7,8 +7,8 @@ the arithmetic and the traffic of one pass take, not what a wall plug would show
 
 Tiles are priced as lowered, with what filling up the last group adds.  A ``Gather`` reads the kept
 inputs of every group of outputs and writes them, and the convolution reads them again: all that is
-in proportion to what is kept; what is written in the end is fixed.  For ``element`` inputs and
-outputs are both fixed.
+in proportion to what is kept; what is written in the end is fixed.  For ``element`` and ``N:M``
+inputs and outputs are both fixed.
 """
 
 import math
@@ -84,7 +84,7 @@ class EnergyCost:
 
 def _work_between(layer: LayerWorkload, layout: Layout) -> tuple[list[LayerWork], list[LayerWork]]:
     """Work of every use with nothing kept and with everything kept; linear in between."""
-    if layout.kind is LayoutKind.ELEMENT:
+    if layout.kind is not LayoutKind.TILE:
         work = [layer_work(use) for use in layer.uses]
         return work, work
     none, everything = (

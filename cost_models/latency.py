@@ -8,13 +8,14 @@ import math
 
 from cost_models.device_profile import DeviceProfile, LayerTiming
 from cost_models.errors import CostModelError
-from cost_models.layout import Layout
+from cost_models.layout import Layout, LayoutKind
 from cost_models.linear_cost import CostSource, LinearCost
 from cost_models.roofline import (
     LayerWork,
     bytes_per_number,
     dense_ms,
     lowered_ms,
+    n_m_ms,
     roofline_class,
     roofline_ms,
     skips_zeros,
@@ -135,9 +136,11 @@ def _use_cost(
     if measured is not None:
         return measured
     dense = _dense_ms(layer, shape, profile)
-    if not skips_zeros(shape, layout):
+    if not skips_zeros(shape, layout, profile.facts):
         return LinearCost(dense, dense, 0.0, "ms", "measured" if timing else "estimated")
     estimated = _estimated_dense_ms(layer, shape, profile)
+    if layout.kind is LayoutKind.N_M:
+        return _n_m_cost(shape, layout, profile, dense, scale=dense / estimated)
     return _lowered_cost(shape, layout, profile, dense, scale=dense / estimated)
 
 
@@ -159,6 +162,15 @@ def _lowered_cost(
     )
     per_block = (everything - none) / layout.num_whole_blocks(shape.weight_shape)
     return LinearCost(dense, none, per_block, "ms", "estimated")
+
+
+def _n_m_cost(
+    shape: LayerShape, layout: Layout, profile: DeviceProfile, dense: float, scale: float
+) -> LinearCost:
+    """The estimated time of the pattern, as a share for each kept rank: all N are always kept."""
+    time_ms = n_m_ms(shape, str(layout), profile.roofline, profile.facts)
+    assert time_ms is not None  # the device has the pattern: it skips zeros
+    return LinearCost(dense, 0.0, _finite(scale * time_ms) / layout.num_kept, "ms", "estimated")
 
 
 def _estimated_rest_ms(workload: Workload, profile: DeviceProfile) -> float:

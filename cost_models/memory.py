@@ -10,6 +10,8 @@ Which form is priced, for elements of ``b`` bytes and int64 indices of 8 bytes:
 - other tiles: the same form, as long as it needs no padding between groups.  Lowering pads every
   group to the longest, so this is what it takes where all groups keep equally many inputs, and
   the least that it can take otherwise;
+- ``N:M``: the kept elements, and for each its place in its group, in ``ceil(log2 M)`` bits, as
+  hardware for the pattern stores them; the exporter writes them masked, as large as dense;
 - ``element``: ONNX's ``sparse_initializer``, a value and one linear index per kept element.  The
   exporter does not write it: it writes elements and unbalanced tiles masked, as large as dense.
 
@@ -59,6 +61,9 @@ class MemoryCost:
         num_blocks = layout.num_whole_blocks(layer.shape.weight_shape)
         if layout.kind is LayoutKind.ELEMENT:
             whole, fixed = dense + BYTES_PER_INDEX * layer.num_weights, 0.0
+        elif layout.kind is LayoutKind.N_M:
+            num_bits = math.ceil(math.log2(layout.num_of))
+            whole, fixed = dense + layer.num_weights * num_bits / 8, 0.0
         else:
             whole = sum(lowered_bytes(shape, layout.tile_outputs) for shape in layer.uses)
             fixed = sum(padding_bytes(shape, layout.tile_outputs) for shape in layer.uses)

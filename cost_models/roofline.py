@@ -258,12 +258,21 @@ def lowered_ms(
     return roofline_ms(work, roofline_class(roofline, "lowered"), facts, shape.dtype)
 
 
-def skips_zeros(shape: LayerShape, layout: Layout) -> bool:
-    """Whether an ordinary runtime can be made to skip the zero blocks of a layer.
+def skips_zeros(shape: LayerShape, layout: Layout, facts: DeviceFacts | None = None) -> bool:
+    """Whether a runtime can be made to skip the zero blocks of a layer.
 
-    Unstructured elements and layers without a lowered form run as if they were dense.
+    Unstructured elements and layers without a lowered form run as if they were dense; so does an
+    n:m pattern, unless the facts state that the device has hardware for it.
     """
+    if layout.kind is LayoutKind.N_M:
+        has_pattern = facts is not None and str(layout) in facts.sparse_speedups
+        return has_pattern and layout.fits(shape.weight_shape) and is_n_m_op(shape)
     return layout.kind is LayoutKind.TILE and is_lowerable(shape)
+
+
+def is_n_m_op(shape: LayerShape) -> bool:
+    """Whether a layer is a product over consecutive inputs, which n:m hardware works on."""
+    return shape.op == "linear" or is_lowerable(shape)
 
 
 def n_m_ms(shape: LayerShape, pattern: str, roofline: Roofline, facts: DeviceFacts) -> float | None:

@@ -50,7 +50,7 @@ class BlockAssignment:
 
 def tile_shape(layout: Layout, weight_shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the sizes of a tile along each dimension of the weight."""
-    if layout.kind is LayoutKind.ELEMENT:
+    if layout.kind is not LayoutKind.TILE:
         return (1,) * len(weight_shape)
     outputs, inputs, *kernel = weight_shape
     return (min(layout.tile_outputs, outputs), min(layout.tile_inputs, inputs), *kernel)
@@ -60,7 +60,8 @@ def assign_blocks(weight: Tensor, layout: Layout) -> tuple[Tensor, BlockAssignme
     """Return the value of each block and the assignment of tiles to blocks.
 
     In a balanced layout tiles are ranked by value within each group of outputs, ties by position,
-    and block ``r`` takes the ranks from ``r * step`` on in every group.
+    and block ``r`` takes the ranks from ``r * step`` on in every group.  In an n:m layout elements are
+    ranked within each group of ``m`` inputs, and block ``r`` takes rank ``r`` of every group.
 
     Args:
         weight: ``[out, in, *kernel]``.
@@ -73,14 +74,25 @@ def assign_blocks(weight: Tensor, layout: Layout) -> tuple[Tensor, BlockAssignme
     tile = tile_shape(layout, shape)
     values = tile_values(weight, tile)
     num_blocks = layout.num_blocks(shape)
-    if not layout.balanced_step:
+    if layout.kind is LayoutKind.N_M:
+        groups = values.reshape(shape[0], -1, layout.num_of, *shape[2:])
+        block_of_tile = _ranks(groups, 2).reshape(shape)
+    elif layout.balanced_step:
+        block_of_tile = _ranks(values, 1) // layout.balanced_step
+    else:
         return values.reshape(-1), BlockAssignment(tile, shape, None, num_blocks)
-    order = torch.argsort(values, dim=1, descending=True, stable=True)
-    ranks = torch.empty_like(order)
-    steps = torch.arange(order.shape[1], device=order.device).reshape(1, -1, *[1] * len(shape[2:]))
-    ranks.scatter_(1, order, steps.expand_as(order))
-    assignment = BlockAssignment(tile, shape, ranks // layout.balanced_step, num_blocks)
+    assignment = BlockAssignment(tile, shape, block_of_tile, num_blocks)
     return assignment.sum_tiles(values), assignment
+
+
+def _ranks(values: Tensor, dim: int) -> Tensor:
+    """Rank along a dimension, the greatest first, ties by position."""
+    order = torch.argsort(values, dim=dim, descending=True, stable=True)
+    ranks = torch.empty_like(order)
+    sizes = [1] * values.ndim
+    sizes[dim] = -1
+    steps = torch.arange(order.shape[dim], device=order.device).reshape(sizes)
+    return ranks.scatter_(dim, order, steps.expand_as(order))
 
 
 def _grid(tile: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:

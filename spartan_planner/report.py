@@ -1,11 +1,15 @@
 """Tables that people read; needs no torch."""
 
+from collections.abc import Sequence
+
 from rich import box
 from rich.table import Table
 
 from cost_models import DeviceProfile, Workload
 from spartan_planner.advice import DENSITIES, WORTHWHILE, Advice
 from spartan_planner.planning import Plan, PlanBudget
+from spartan_planner.planning.compare import DevicePlan
+from spartan_planner.planning.sweep import Curve
 from spartan_planner.verification import Verification
 
 _SCALES = {"FLOPs": (1e6, "MFLOPs"), "parameters": (1e6, "M parameters"), "bytes": (1e6, "MB")}
@@ -143,6 +147,59 @@ def totals_table(costs: tuple[PlanBudget, ...]) -> Table:
             amount(cost.predicted, cost.unit),
             f"{cost.predicted / cost.dense:.1%}" if cost.dense else "-",
         )
+    return table
+
+
+def sweep_table(curve: Curve) -> Table:
+    """Ten points of a curve: asked and predicted costs, what is kept and what is retained."""
+    table = Table(title=f"{curve.model}: {len(curve.points)} budgets")
+    units = {item.cost: item.unit for item in curve.dense}
+    asked = [item.cost for item in curve.points[0].costs if item.asked is not None]
+    for cost in asked:
+        table.add_column(f"{cost} asked", justify="right")
+    for cost in units:
+        table.add_column(cost if cost not in asked else f"{cost} predicted", justify="right")
+    table.add_column("density", justify="right")
+    table.add_column("retained", justify="right")
+    last = len(curve.points) - 1
+    for index in sorted({round(last * tenth / 10) for tenth in range(11)}):
+        point = curve.points[index]
+        table.add_row(
+            *(amount(c.asked, units[c.cost]) for c in point.costs if c.asked is not None),
+            *(amount(c.predicted, units[c.cost]) for c in point.costs),
+            f"{point.density:.1%}",
+            f"{point.retained_value:.1%}",
+        )
+    return table
+
+
+def comparison_table(found: Sequence[DevicePlan]) -> Table:
+    """One row per device and cost: dense, asked, predicted, and what it costs on the others."""
+    table = Table(title=f"Plans for {found[0].plan.model}")
+    table.add_column("plan for", no_wrap=True)
+    table.add_column("cost")
+    for heading in ("dense", "asked", "predicted", "retained", "density"):
+        table.add_column(heading, justify="right")
+    for item in found:
+        table.add_column(f"on {item.profile}", justify="right")
+    for item in found:
+        for total in item.plan.all_costs:
+            if total.asked is None and total.cost != "latency":
+                continue
+            elsewhere = [
+                total.predicted if other is item else item.elsewhere[other.profile][total.cost]
+                for other in found
+            ]
+            table.add_row(
+                item.profile,
+                total.cost,
+                amount(total.dense, total.unit),
+                "-" if total.asked is None else amount(total.asked, total.unit),
+                amount(total.predicted, total.unit),
+                f"{item.plan.retained_value:.1%}",
+                f"{item.density:.1%}",
+                *("-" if f is None else amount(f, total.unit) for f in elsewhere),
+            )
     return table
 
 

@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 
 from cost_models import Layout, LayoutKind, UnknownNameError
 
-TEXTS = ("element", "tile:1x1", "tile:64x1", "tile:4x8", "tile:64x1@16", "tile:1x1@1")
+TEXTS = ("element", "tile:1x1", "tile:64x1", "tile:4x8", "tile:64x1@16", "tile:1x1@1", "2:4")
 
 SHAPES = st.lists(st.integers(1, 40), min_size=2, max_size=4).map(tuple)
 LAYOUTS = st.one_of(
     st.just(Layout(LayoutKind.ELEMENT)),
     st.builds(Layout, st.just(LayoutKind.TILE), st.integers(1, 50), st.integers(1, 50)),
     st.builds(Layout, st.just(LayoutKind.TILE), st.integers(1, 50), st.just(1), st.integers(1, 50)),
+    st.builds(lambda n, more: Layout.n_m(n, n + more), st.integers(1, 4), st.integers(1, 20)),
 )
 
 
@@ -31,7 +32,18 @@ def test_layout_survives_its_text(layout):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "tile", "tile:", "tile:0x1", "tile:4x", "tile:4x2@8", "tile:4x1@0", "tile:04x1", "2:4"],
+    [
+        "",
+        "tile",
+        "tile:",
+        "tile:0x1",
+        "tile:4x",
+        "tile:4x2@8",
+        "tile:4x1@0",
+        "tile:04x1",
+        "4:4",
+        "0:4",
+    ],
 )
 def test_unknown_text_is_refused_with_examples(text):
     with pytest.raises(UnknownNameError, match=r"tile:64x1@16") as caught:

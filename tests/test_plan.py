@@ -41,6 +41,9 @@ def block_values(layer: LayerWorkload, layout: Layout) -> np.ndarray:
 class MadeUpWeights:
     """The sum of the blocks of any layout is the layer's; one for layers without."""
 
+    def stored_shape(self, layer) -> tuple[int, ...]:
+        return layer.shape.weight_shape
+
     def values(self, layer, layouts) -> LayerValues:
         curves = tuple(
             value_curve(block_values(layer, layout), layout.block_sizes(layer.shape.weight_shape))

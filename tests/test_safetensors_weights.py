@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from cost_models import LayerWorkload, Layout
 from spartan_planner.errors import PlanError
-from spartan_planner.planning import ArrayWeights, safetensors_weights
+from spartan_planner.planning import ArrayWeights, weights
 from spartan_planner.planning.safetensors_weights import SafetensorsWeights, read_index
 
 ROUNDING = 1e-5
@@ -24,10 +24,10 @@ LAYOUTS = [
 ]
 
 
-@pytest.mark.parametrize("piece_bytes", [1, 4096, 2**25])
+@pytest.mark.parametrize("piece_elements", [1, 1024, 2**23])
 @pytest.mark.parametrize("shape", [(24, 10, 3, 3), (31, 17), (5, 40)])
-def test_streamed_curves_are_those_from_memory(tmp_path, monkeypatch, shape, piece_bytes):
-    monkeypatch.setattr(safetensors_weights, "_PIECE_BYTES", piece_bytes)
+def test_streamed_curves_are_those_from_memory(tmp_path, monkeypatch, shape, piece_elements):
+    monkeypatch.setattr(weights, "PIECE_ELEMENTS", piece_elements)
     weight = np.random.default_rng(0).standard_normal(shape, np.float32)
     save_file({"a.weight": weight}, tmp_path / "model.safetensors")
     kernel = shape[2] if len(shape) > 2 else 0

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cost_models import Layout
-from spartan_planner.planning.block_sums import block_curves, block_values
+from spartan_planner.planning.streamed_sums import StreamedSums
 from spartan_planner.planning.value_curves import (
     MAX_EXACT_BLOCKS,
     added,
@@ -104,18 +104,46 @@ def slow_values(weight, layout: Layout) -> np.ndarray:
     return values
 
 
+def curves_of(weight, *layouts):
+    sums = StreamedSums(layouts, weight.shape)
+    sums.add(weight)
+    return sums.curves()
+
+
 @pytest.mark.parametrize("text", ["tile:4x1", "tile:4x3", "tile:64x1", "tile:4x1@3", "tile:3x1@4"])
 @pytest.mark.parametrize("shape", [(8, 6), (10, 7, 3, 3), (1, 1), (5, 12, 1)])
 def test_block_values_by_the_definition(text, shape):
     weight = np.random.default_rng(3).standard_normal(shape, np.float32)
     layout = Layout.parse(text)
     expected = slow_values(weight, layout)
-    assert np.allclose(block_values(weight, layout), expected, rtol=ROUNDING)
-    (curve,) = block_curves(weight, [layout])
+    (curve,) = curves_of(weight, layout)
     assert curve.value == pytest.approx(expected.sum(), rel=ROUNDING)
-    assert curve.num_blocks == expected.size
+    ratios = np.sort(expected / layout.block_sizes(shape))[::-1]
+    assert np.allclose(curve.ratios, ratios, rtol=ROUNDING)
 
 
 def test_elements_are_blocks_of_their_own():
     weight = np.array([[1.0, -2.0], [0.0, 3.0]], np.float32)
-    assert block_values(weight, Layout.parse("element")).tolist() == [1, 2, 0, 3]
+    (curve,) = curves_of(weight, Layout.parse("element"))
+    assert curve.ratios.tolist() == [3, 2, 1, 0]
+
+
+@pytest.mark.parametrize("shape", [(3, 8), (4, 8, 3, 3)])
+def test_n_m_ranks_are_sums_over_all_groups(shape):
+    weight = np.random.default_rng(3).standard_normal(shape, np.float32)
+    (curve,) = curves_of(weight, Layout.n_m(2, 4))
+    groups = np.moveaxis(np.abs(weight.astype(np.float64)), 1, -1).reshape(-1, 4)
+    expected = np.sort(groups, axis=1)[:, ::-1].sum(0)
+    assert np.allclose(curve.ratios, expected, rtol=ROUNDING)
+    kept = curve.head(2)
+    assert (kept.num_blocks, kept.size) == (2, 2.0)
+    assert kept.value == pytest.approx(expected[:2].sum(), rel=ROUNDING)
+
+
+@given(VALUES, st.integers(1, 40))
+def test_head_is_the_curve_of_the_first_blocks(values, num_blocks):
+    curve = value_curve(values, np.ones(1))
+    num_blocks = min(num_blocks, values.size)
+    head = curve.head(num_blocks)
+    assert head.prefix(num_blocks) == curve.prefix(num_blocks)
+    assert head.num_blocks == num_blocks

@@ -14,6 +14,7 @@ from spartan_planner.cli.options import (
     Seed,
     print_json,
     require_output_folder,
+    require_profile_of,
 )
 from spartan_planner.console import show
 from spartan_planner.errors import UsageError
@@ -46,6 +47,10 @@ def export_command(
         ),
     ] = False,
     seed: Seed = 0,
+    profile: Annotated[
+        str | None,
+        typer.Option("--profile", help="The profile that the plan must have been made with."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Export MODEL as ONNX, checked against torch.
@@ -59,6 +64,7 @@ def export_command(
     from spartan_planner.export import Form, export_onnx, prune_one_shot
 
     made = read_plan(plan) if plan else None
+    require_profile_of(made, profile)
     if made and input_shape is None and inputs is None:
         input_shape = _planned_input_shape(made)
     loaded, examples = load(model, input_shape, inputs, checkpoint, seed)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from spartan_planner.errors import UsageError
+from spartan_planner.planning import Plan
 
 EXIT_MISSED = 1
 """Exit code of a command that found a promise missed."""
@@ -42,6 +43,24 @@ PlanFile = Annotated[Path, typer.Option("--plan", help="The plan, made by 'plan'
 def print_json(value: object) -> None:
     """Print plain data as JSON on standard output."""
     typer.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def require_profile_of(plan: Plan | None, profile: str | None) -> None:
+    """Refuse a plan that was not made with the profile that is given.
+
+    Raises:
+        UsageError: a profile without a plan.
+        PlanError: the plan was made with another one.
+        DocumentError: the profile cannot be read.
+    """
+    if profile is None:
+        return
+    if plan is None:
+        raise UsageError("--profile says which profile the plan was made with; give --plan too")
+    from spartan_planner.bundled_profiles import load_profile
+    from spartan_planner.planning.plan import require_profile
+
+    require_profile(plan, load_profile(profile))
 
 
 def require_output_folder(path: Path) -> None:

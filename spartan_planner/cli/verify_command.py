@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from spartan_planner.cli.options import EXIT_MISSED, AsJson, print_json
+from spartan_planner.cli.options import EXIT_MISSED, AsJson, print_json, require_profile_of
 from spartan_planner.console import show
 from spartan_planner.progress import progress_bar
 
@@ -25,6 +25,10 @@ def verify_command(
     tolerance: Annotated[
         float, typer.Option("--tolerance", help="Share by which asked may be exceeded.")
     ] = 0.10,
+    profile: Annotated[
+        str | None,
+        typer.Option("--profile", help="The profile that the plan must have been made with."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Time an exported file on this device; exit code 1 when its promise is missed."""
@@ -34,6 +38,7 @@ def verify_command(
 
     settings = VerifySettings(rounds, threads, tolerance)
     made = read_plan(plan) if plan else None
+    require_profile_of(made, profile)
     with progress_bar("verifying", rounds) as advance:
         result = verify(sparse, made, dense=dense, settings=settings, advance=advance)
     if as_json:

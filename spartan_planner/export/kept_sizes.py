@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from cost_models import Layout
+from cost_models import Layout, LayoutKind
 from spartan_planner.blocks import tile_shape
 from spartan_planner.planned_parameters import planned_parameters
 from spartan_planner.planning import Plan
@@ -17,7 +17,8 @@ def kept_size(weight: Tensor, layout: Layout) -> float:
     """Return the size of the blocks that hold a non-zero, in whole blocks.
 
     In a balanced layout it is what the lowered form executes: the inputs of the fullest group of
-    outputs, in steps, and at least one step.
+    outputs, in steps, and at least one step.  In an n:m layout it is the fullest group of inputs,
+    and at least ``n``.
 
     Args:
         weight: ``[out, in, *kernel]``.
@@ -25,6 +26,9 @@ def kept_size(weight: Tensor, layout: Layout) -> float:
     """
     shape = tuple(weight.shape)
     used = tile_values(weight, tile_shape(layout, shape)) > 0
+    if layout.kind is LayoutKind.N_M:
+        groups = used.reshape(shape[0], -1, layout.num_of, *shape[2:])
+        return float(max(layout.num_kept, int(groups.sum(2).max())))
     if not layout.balanced_step:
         sizes = torch.from_numpy(layout.block_sizes(shape))
         return float(sizes @ used.reshape(-1).cpu().to(sizes.dtype))

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cost_models import Layout
+from cost_models import Layout, LayoutKind
 from cost_models.documents import write_atomically
 from spartan_planner.errors import ExportError, PlanError
 from spartan_planner.export.kept_sizes import kept_sizes
@@ -130,7 +130,13 @@ def _promise(model: nn.Module, plan: Plan, inputs: Sequence[Tensor], form: Form)
             f"{_shapes(inputs)}: its costs hold at its own shapes; plan again for these"
         )
     for layer in plan.sparse_layers:
-        if form is Form.LOWERED and not Layout.parse(layer.layout).balanced_step:
+        layout = Layout.parse(layer.layout)
+        if form is Form.LOWERED and layout.kind is LayoutKind.N_M:
+            raise ExportError(
+                f"layer {layer.name} is pruned in the pattern {layer.layout}, for which ONNX has no "
+                "form; use the form masked, and let the device's own compiler find the pattern"
+            )
+        if form is Form.LOWERED and not layout.balanced_step:
             raise ExportError(
                 f"layer {layer.name} is pruned in layout {layer.layout}, which would have to be "
                 "padded to be lowered and then cost more than planned; use the form masked, or "

@@ -14,8 +14,11 @@ from spartan_planner.planning.document import (
     plan_fingerprint,
     read_plan,
 )
+from spartan_planner.planning.onnx_weights import OnnxWeights
 from spartan_planner.planning.plan import ROUNDING, PlanProblem, make_plan, prepare
+from spartan_planner.planning.plan_workload import plan_workload
 from spartan_planner.planning.policies import Policy
+from spartan_planner.planning.safetensors_weights import SafetensorsWeights, read_index
 from spartan_planner.planning.value_curves import ValueCurve, value_curve
 from spartan_planner.planning.weights import ArrayWeights, LayerValues, Weights
 
@@ -28,6 +31,7 @@ __all__ = [
     "LayerCandidates",
     "LayerChoice",
     "LayerValues",
+    "OnnxWeights",
     "Plan",
     "PlanBudget",
     "PlanLayer",
@@ -35,6 +39,7 @@ __all__ = [
     "PlanProblem",
     "PlanProfile",
     "Policy",
+    "SafetensorsWeights",
     "Schedule",
     "SparseCandidate",
     "ValueCurve",
@@ -43,7 +48,9 @@ __all__ = [
     "make_plan",
     "parse_budget",
     "plan_fingerprint",
+    "plan_workload",
     "prepare",
+    "read_index",
     "read_plan",
     "value_curve",
 ]

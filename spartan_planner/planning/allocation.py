@@ -17,11 +17,15 @@ import numpy as np
 from spartan_planner.errors import InfeasibleBudgetError
 from spartan_planner.planning.candidates import Costs, LayerCandidates, SparseCandidate
 from spartan_planner.planning.filling import Filled, fill
+from spartan_planner.planning.price_table import PriceTable
 from spartan_planner.planning.prices import Priced, find_prices
 
 _NUM_TRIALS = 200
 _NUM_NAMED_LAYERS = 3
-_FINE_GAP = 1e-4
+_MAX_FAILURES = 60
+"""Treatments tried in a row without gain: the nearest come first, those behind gain less."""
+_FINE_GAP = 1e-3
+"""Share of the bound below which nothing more is tried."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,12 @@ class Allocation:
 
 
 def allocate(
-    layers: Sequence[LayerCandidates], budgets: Costs, num_trials: int = _NUM_TRIALS
+    layers: Sequence[LayerCandidates],
+    budgets: Costs,
+    num_trials: int = _NUM_TRIALS,
+    *,
+    table: PriceTable | None = None,
+    hint: Costs | None = None,
 ) -> Allocation:
     """Retain as much value as the budgets allow.
 
@@ -78,13 +87,15 @@ def allocate(
         layers: what can become of each layer.
         budgets: ``[budgets]``, what the layers may cost together.
         num_trials: how many other treatments to try.
+        table: the same layers as a table, where there is one already.
+        hint: ``[budgets]``, prices near which to look first.
 
     Raises:
         InfeasibleBudgetError: no choice was found that meets the budgets.
     """
     if np.any(least_costs(layers) > budgets):
         raise InfeasibleBudgetError(infeasible(layers, budgets))
-    found = find_prices(layers, budgets)
+    found = find_prices(table or PriceTable.of(layers), budgets, hint)
     if found is None:
         raise InfeasibleBudgetError(infeasible(layers, budgets))
     priced, bound = found
@@ -96,13 +107,17 @@ def allocate(
     # On blocks so fine that the prefix is as good as the bound there is nothing to exchange.
     if filled.value < bound * (1 - _FINE_GAP):
         filled = fill(layers, chosen, priced.prices, budgets, with_exchange=True) or filled
+    num_failures = 0
     for change in _changes(priced, num_trials):
+        if filled.value >= bound * (1 - _FINE_GAP) or num_failures >= _MAX_FAILURES:
+            break
         if bound - change.gap <= filled.value:
             continue
+        num_failures += 1
         trial = [change.treatments.get(index, old) for index, old in enumerate(chosen)]
-        better = _settled(layers, trial, priced.prices, budgets, with_exchange=True)
+        better = _settled(layers, trial, priced.prices, budgets, floor=filled.value)
         if better is not None and better[1].value > filled.value:
-            chosen, filled = better
+            chosen, filled, num_failures = *better, 0
     return _allocation(layers, chosen, filled, priced.prices, bound)
 
 
@@ -115,11 +130,17 @@ def _settled(
     prices: Costs,
     budgets: Costs,
     *,
-    with_exchange: bool = False,
+    floor: float | None = None,
 ) -> tuple[_Chosen, Filled] | None:
-    """Fill, and leave dense what then costs no less than its dense form, until it stands still."""
+    """Fill, and leave dense what then costs no less than its dense form, until it stands still.
+
+    With a floor, layers exchange blocks too, where that can retain more than the floor.
+    """
     while True:
-        filled = fill(layers, chosen, prices, budgets, with_exchange=with_exchange)
+        if floor is None:
+            filled = fill(layers, chosen, prices, budgets)
+        else:
+            filled = fill(layers, chosen, prices, budgets, with_exchange=True, floor=floor)
         if filled is None:
             return None
         better = [

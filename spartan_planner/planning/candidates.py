@@ -1,6 +1,7 @@
 """What can become of each layer, what it retains and what it costs in each case."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,7 @@ class SparseCandidate:
         """Return the cost ``[budgets]`` of keeping so many whole blocks."""
         return self.fixed + self.per_block * size
 
-    @property
+    @cached_property
     def least(self) -> Prefix:
         """The least that may be kept."""
         return self.curve.least_prefix(self.min_size)

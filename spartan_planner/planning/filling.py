@@ -1,13 +1,16 @@
 """Keeping blocks under fixed treatments: the order of value per price, while the budgets last."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spartan_planner.planning.candidates import Costs, LayerCandidates, SparseCandidate
-from spartan_planner.planning.exchange import exchanged
+from spartan_planner.planning.exchange import exchanged, num_fitting
+from spartan_planner.planning.value_curves import Prefix
 
 _NUM_BISECTIONS = 100
 _GREATEST_MULTIPLE = 1e15
@@ -36,6 +39,7 @@ def fill(
     budgets: Costs,
     *,
     with_exchange: bool = False,
+    floor: float = -math.inf,
 ) -> Filled | None:
     """Keep the longest prefix of the blocks, ordered by value per price, within every budget.
 
@@ -47,9 +51,11 @@ def fill(
         prices: ``[budgets]``; they order the blocks.
         budgets: ``[budgets]``.
         with_exchange: whether layers then exchange last blocks.
+        floor: a value that something else retains already.
 
     Returns:
-        What is kept, or ``None`` where even the least is too much.
+        What is kept, or ``None`` where even the least is too much, or where no choice under these
+        treatments retains more than ``floor``.
     """
     sparse = [candidate for candidate in chosen if candidate is not None]
     base = _sum(
@@ -59,7 +65,8 @@ def fill(
     )
     if np.any(base > budgets):
         return None
-    filling = _Filling(sparse, prices, budgets - base)
+    dense = sum(layer.value for layer, c in zip(layers, chosen, strict=True) if c is None)
+    filling = _Filling(sparse, prices, budgets - base, floor - dense)
     counts = filling.counts() if sparse else []
     if counts is None:
         return None
@@ -99,72 +106,106 @@ class _Filling:
     sparse: Sequence[SparseCandidate]
     prices: Costs
     budgets: Costs
+    floor: float
 
     def counts(self) -> list[int] | None:
-        """Return how many blocks each layer keeps."""
-        least = [candidate.least.num_blocks for candidate in self.sparse]
+        """Return how many blocks each layer keeps; ``None`` as ``fill``."""
+        least = [candidate.least for candidate in self.sparse]
         if not self._fits(least):
             return None
-        everything = [candidate.curve.num_blocks for candidate in self.sparse]
+        everything = [c.curve.prefix(c.curve.num_blocks) for c in self.sparse]
         if self._fits(everything):
-            return everything
-        low, high = 0.0, 1.0
-        while not self._fits(self._counts_at(high)):
-            low, high = high, high * 2
+            return [kept.num_blocks for kept in everything]
+        low, high, more, kept = 0.0, 1.0, everything, self._kept_at(1.0)
+        if self._is_below_floor(kept, high):
+            return None
+        while not self._fits(kept):
+            low, high, more = high, high * 2, kept
             if high > _GREATEST_MULTIPLE:
                 return self._completed(least)
+            kept = self._kept_at(high)
         for _ in range(_NUM_BISECTIONS):
             middle = (low + high) / 2
-            if middle in (low, high):
+            if middle in (low, high) or self._are_neighbours(kept, more):
                 break
-            low, high = (low, middle) if self._fits(self._counts_at(middle)) else (middle, high)
-        return self._completed(self._counts_at(high))
+            trial = self._kept_at(middle)
+            if self._is_below_floor(trial, middle):
+                return None
+            if self._fits(trial):
+                high, kept = middle, trial
+            else:
+                low, more = middle, trial
+        return None if self._is_below_floor(kept, high) else self._completed(kept)
+
+    def _is_below_floor(self, kept: Sequence[Prefix], multiple: float) -> bool:
+        """Whether no choice retains more than the floor.
+
+        By weak duality none is worth more than what is kept at any multiple of the prices, and the
+        price of what that leaves.
+        """
+        if math.isinf(self.floor):
+            return False
+        left = float((self.prices * (self.budgets - self._cost(kept))).sum())
+        return sum(item.value for item in kept) + multiple * left <= self.floor
 
     def slack(self, counts: Sequence[int]) -> Costs:
         """Return what is left of the budgets."""
-        return self.budgets - self._cost(counts)
+        kept = [c.curve.prefix(n) for c, n in zip(self.sparse, counts, strict=True)]
+        return self.budgets - self._cost(kept)
 
-    def _counts_at(self, multiple: float) -> list[int]:
+    @cached_property
+    def _per_block(self) -> NDArray[np.float64]:
+        return np.array([candidate.per_block for candidate in self.sparse])
+
+    @cached_property
+    def _block_prices(self) -> list[float]:
+        prices: list[float] = (self._per_block * self.prices).sum(axis=1).tolist()
+        return prices
+
+    def _kept_at(self, multiple: float) -> list[Prefix]:
         """Blocks whose value per whole block is above that multiple of their price."""
-        counts = []
-        for candidate in self.sparse:
-            price = multiple * float(self.prices @ candidate.per_block)
-            index = candidate.curve.num_bins_above(price)
-            number = int(candidate.curve.cumulative_counts[index])
-            counts.append(max(number, candidate.least.num_blocks))
-        return counts
+        found = []
+        for candidate, price in zip(self.sparse, self._block_prices, strict=True):
+            kept, least = candidate.curve.above(multiple * price), candidate.least
+            found.append(kept if kept.num_blocks > least.num_blocks else least)
+        return found
 
-    def _cost(self, counts: Sequence[int]) -> Costs:
-        costs = [
-            candidate.per_block * candidate.curve.prefix(number).size
-            for candidate, number in zip(self.sparse, counts, strict=True)
-        ]
-        return _sum(costs, self.budgets)
+    def _are_neighbours(self, fewer: Sequence[Prefix], more: Sequence[Prefix]) -> bool:
+        """Whether they differ in one bin of one layer, so that there is nothing in between."""
+        pairs = enumerate(zip(fewer, more, strict=True))
+        different = [index for index, (one, other) in pairs if one.num_blocks != other.num_blocks]
+        if len(different) != 1:
+            return False
+        (index,) = different
+        curve = self.sparse[index].curve
+        first, last = (curve.bin_of(kept[index].num_blocks) for kept in (fewer, more))
+        return last - first <= 1
 
-    def _fits(self, counts: Sequence[int]) -> bool:
-        return bool(np.all(self._cost(counts) <= self.budgets))
+    def _cost(self, kept: Sequence[Prefix]) -> Costs:
+        sizes = np.array([item.size for item in kept])
+        total: Costs = (self._per_block * sizes[:, None]).sum(axis=0)
+        return total
 
-    def _completed(self, counts: list[int]) -> list[int]:
+    def _fits(self, kept: Sequence[Prefix]) -> bool:
+        return bool(np.all(self._cost(kept) <= self.budgets))
+
+    def _completed(self, kept: Sequence[Prefix]) -> list[int]:
         """Add the blocks that come next, layer by layer, as many as still fit."""
+        counts = [item.num_blocks for item in kept]
         order = sorted(range(len(counts)), key=lambda i: -self._next_ratio(i, counts[i]))
+        left = self.budgets - self._cost(kept)
         for index in order:
-            counts[index] += self._num_more(index, counts)
+            more = num_fitting(self.sparse[index], counts[index], left)
+            if more:
+                curve = self.sparse[index].curve
+                added = curve.prefix(counts[index] + more).size - curve.prefix(counts[index]).size
+                left = left - self.sparse[index].per_block * added
+                counts[index] += more
         return counts
 
     def _next_ratio(self, index: int, number: int) -> float:
-        candidate = self.sparse[index]
-        curve = candidate.curve
+        curve, price = self.sparse[index].curve, self._block_prices[index]
         if number >= curve.num_blocks:
             return -np.inf
-        place = int(np.searchsorted(curve.cumulative_counts, number, side="right")) - 1
-        price = float(self.prices @ candidate.per_block)
-        return float(curve.ratios[place]) / price if price > 0 else np.inf
-
-    def _num_more(self, index: int, counts: list[int]) -> int:
-        """Greatest number of further blocks of one layer that fits, by bisection."""
-        fits, fails = 0, self.sparse[index].curve.num_blocks - counts[index] + 1
-        while fails - fits > 1:
-            middle = (fits + fails) // 2
-            trial = [*counts[:index], counts[index] + middle, *counts[index + 1 :]]
-            fits, fails = (middle, fails) if self._fits(trial) else (fits, middle)
-        return fits
+        ratio = -curve.rising[curve.bin_of(number)]
+        return ratio / price if price > 0 else np.inf

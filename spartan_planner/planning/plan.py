@@ -12,6 +12,7 @@ from cost_models import (
     DeviceProfile,
     LayerWorkload,
     Layout,
+    LayoutKind,
     LinearCost,
     Workload,
     cost_model,
@@ -25,7 +26,7 @@ from spartan_planner.planning.allocation import (
     dearest_layers,
     least_costs,
 )
-from spartan_planner.planning.bounds import Bound, bounds_of, require_matches
+from spartan_planner.planning.bounds import Bound, LayerBound, bounds_of, require_matches
 from spartan_planner.planning.budget import Budget, base_unit
 from spartan_planner.planning.candidates import Costs, LayerCandidates, SparseCandidate
 from spartan_planner.planning.document import (
@@ -38,8 +39,11 @@ from spartan_planner.planning.document import (
     Schedule,
 )
 from spartan_planner.planning.estimate_warnings import estimate_warnings
+from spartan_planner.planning.layouts import rows_are_outputs
 from spartan_planner.planning.policies import Policy, allocate_by_policy
+from spartan_planner.planning.price_table import PriceTable
 from spartan_planner.planning.pricing import PricedModel, price_by_others, price_model
+from spartan_planner.planning.value_curves import ValueCurve
 from spartan_planner.planning.weights import Weights
 
 ROUNDING = 1e-12
@@ -152,8 +156,19 @@ class PlanProblem:
         asked = [b.asked(float(d)) for b, d in zip(budgets, self.dense, strict=True)]
         return replace(self, budgets=tuple(budgets), asked=np.array(asked))
 
-    def allocate(self, policy: Policy = Policy.COST, num_trials: int | None = None) -> Allocation:
+    def allocate(
+        self,
+        policy: Policy = Policy.COST,
+        *,
+        table: PriceTable | None = None,
+        hint: Costs | None = None,
+    ) -> Allocation:
         """Choose within the budgets.
+
+        Args:
+            policy: how kept weights are spread over the layers.
+            table: the layers as a table, where there is one already.
+            hint: ``[budgets]``, prices near which to look first.
 
         Raises:
             InfeasibleBudgetError: nothing meets them; the message gives the least achievable
@@ -166,9 +181,7 @@ class PlanProblem:
         try:
             if policy is not Policy.COST:
                 return allocate_by_policy(policy, self.workload.layers, self.layers, limits)
-            if num_trials is None:
-                return allocate(self.layers, limits)
-            return allocate(self.layers, limits, num_trials)
+            return allocate(self.layers, limits, table=table, hint=hint)
         except InfeasibleBudgetError as error:
             raise InfeasibleBudgetError(_infeasible(self)) from error
 
@@ -224,6 +237,20 @@ def profile_fingerprint(profile: DeviceProfile) -> str:
     return hashlib.sha256(dump_document(profile).encode()).hexdigest()
 
 
+def require_profile(plan: Plan, profile: DeviceProfile) -> None:
+    """Refuse a plan that was made with another profile.
+
+    Raises:
+        PlanError: naming both.
+    """
+    if plan.profile is None or plan.profile.fingerprint != profile_fingerprint(profile):
+        made = "without a profile" if plan.profile is None else f"with {plan.profile.name!r}"
+        raise PlanError(
+            f"the plan was made {made}, not with this profile of {profile.name!r}, so its figures "
+            "hold elsewhere; plan again with this profile"
+        )
+
+
 def _plan_profile(profile: DeviceProfile) -> PlanProfile:
     taken = profile.measurement
     measurement = None
@@ -247,16 +274,37 @@ def _candidates(
 ) -> LayerCandidates:
     bound = bounds_of(layer.name, bounds)
     dense = np.array([model.dense_cost(layer, profile) for model in models])
-    wanted = [layout for layout in layouts if layer.prunable and bound.allows(layout)]
+    is_as_used = rows_are_outputs(layer, weights.stored_shape(layer))
+    wanted = [
+        layout
+        for layout in layouts
+        if layer.prunable and is_as_used and bound.allows(layout) and _keeps(layout, bound)
+    ]
     priced = [(layout, _costs(models, layer, layout, profile)) for layout in wanted]
     # Where blocks cost nothing there is nothing to gain by pruning them.
     priced = [(layout, costs) for layout, costs in priced if np.any(costs[1] > 0)]
     values = weights.values(layer, [layout for layout, _ in priced])
     sparse = tuple(
-        SparseCandidate(layout, curve, fixed, per_block, bound.min_density * curve.size)
-        for (layout, (fixed, per_block)), curve in zip(priced, values.curves, strict=True)
+        _candidate(layout, curve, costs, bound.min_density)
+        for (layout, costs), curve in zip(priced, values.curves, strict=True)
     )
     return LayerCandidates(layer.name, values.total, dense, sparse)
+
+
+def _keeps(layout: Layout, bound: LayerBound) -> bool:
+    """Whether a layout can keep as much as a layer must: n:m keeps no more than its share."""
+    return layout.kind is not LayoutKind.N_M or (
+        layout.num_kept >= bound.min_density * layout.num_of
+    )
+
+
+def _candidate(
+    layout: Layout, curve: ValueCurve, costs: tuple[Costs, Costs], min_density: float
+) -> SparseCandidate:
+    if layout.kind is LayoutKind.N_M:
+        kept = curve.head(layout.num_kept)
+        return SparseCandidate(layout, kept, *costs, min_size=kept.size)
+    return SparseCandidate(layout, curve, *costs, min_size=min_density * curve.size)
 
 
 def _costs(
@@ -304,15 +352,15 @@ def _plan_layer(
 ) -> PlanLayer:
     if choice.candidate is None:
         return PlanLayer(layer.name, DENSE, layer.num_weights, 0, 0, 0.0, 1.0, costs)
-    curve = choice.candidate.curve
+    layout, shape = choice.candidate.layout, layer.shape.weight_shape
     return PlanLayer(
         name=layer.name,
-        layout=str(choice.candidate.layout),
+        layout=str(layout),
         num_weights=layer.num_weights,
-        num_blocks=curve.num_blocks,
+        num_blocks=layout.num_blocks(shape),
         num_kept_blocks=choice.num_kept_blocks,
         kept_size=choice.kept_size,
-        density=min(1.0, choice.kept_size / curve.size),
+        density=min(1.0, choice.kept_size / layout.num_whole_blocks(shape)),
         costs=costs,
     )
 
@@ -349,4 +397,20 @@ def _warnings(
             for name in sorted(layouts - paying)
         ]
     estimated = estimate_warnings(problem.workload, planned, profile) if profile else ()
-    return (*found, *estimated)
+    return (*found, *estimated, *_masked_warnings(planned))
+
+
+def _masked_warnings(planned: Sequence[PlanLayer]) -> tuple[str, ...]:
+    names = sorted({layer.layout for layer in planned if layer.is_sparse})
+    masked = [name for name in names if not Layout.parse(name).balanced_step]
+    if not masked:
+        return ()
+    return (
+        f"layers in {' and '.join(masked)} are exported masked (--form masked), zeros and all: "
+        "what is saved is what hardware or a runtime that skips zeros would save",
+        *(
+            f"layers in {name} can be pruned in one shot (export --one-shot), not trained yet"
+            for name in masked
+            if Layout.parse(name).num_of
+        ),
+    )

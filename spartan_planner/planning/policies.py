@@ -14,6 +14,7 @@ from cost_models import LayerWorkload
 from spartan_planner.errors import InfeasibleBudgetError, UsageError
 from spartan_planner.planning.allocation import Allocation, LayerChoice, infeasible
 from spartan_planner.planning.candidates import Costs, LayerCandidates, SparseCandidate
+from spartan_planner.planning.price_table import PriceTable
 from spartan_planner.planning.prices import find_prices
 from spartan_planner.planning.value_curves import Prefix
 
@@ -85,7 +86,7 @@ def allocate_by_policy(
     if np.any(cost > budgets):
         raise InfeasibleBudgetError(infeasible(layers, budgets))
     value = sum(choice.value for choice in choices)
-    found = find_prices(layers, budgets)
+    found = find_prices(PriceTable.of(layers), budgets)
     prices, bound = (
         (np.zeros_like(budgets), value) if found is None else (found[0].prices, found[1])
     )

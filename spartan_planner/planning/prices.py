@@ -10,22 +10,26 @@ and ``g(lambda) = sum of the best scores + lambda.budget`` bounds the value of e
 the budgets from above.  ``g`` is convex; its least value gives the prices and the tightest bound.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
-from spartan_planner.planning.candidates import Costs, LayerCandidates, SparseCandidate
+from spartan_planner.planning.candidates import Costs, SparseCandidate
+from spartan_planner.planning.price_table import PriceTable, Scores
 from spartan_planner.planning.value_curves import Prefix
 
-_NUM_BISECTIONS = 80
 _NUM_CUTS = 80
 _RELATIVE_GAP = 1e-6
 """The prices are near enough when no others could lower the bound by more than this share."""
 _GREATEST_MULTIPLE = 1e15
 """Beyond this multiple of value per cost every treatment is as cheap as it can be."""
+_NEAR = 1.25
+"""Factor by which prices of neighbouring budgets are expected to differ at most."""
+_NUM_BISECTIONS = 1100
+"""Bisections end where two doubles have none between them, after some sixty of them."""
 _LEAST_SHARE = 1e-6
 """Share of the price that a budget without a price of its own gets, so that it orders blocks that
 cost nothing else."""
@@ -64,81 +68,75 @@ class Priced:
     best: tuple[Treatment, ...]
     others: tuple[tuple[Treatment, ...], ...]
 
-    @property
-    def cost(self) -> Costs:
-        """``[budgets]``, cost of the best treatments."""
-        total: Costs = np.sum([t.cost for t in self.best], axis=0)
-        return total
 
-    def bound(self, budgets: Costs) -> float:
-        """Return ``g``: no choice within the budgets retains more."""
-        return float(sum(t.score for t in self.best) + self.prices @ budgets)
-
-
-def at_prices(layers: Sequence[LayerCandidates], prices: Costs) -> Priced:
+def at_prices(table: PriceTable, prices: Costs) -> Priced:
     """Score every treatment of every layer."""
+    scores = table.at(prices)
+    ends = np.append(table.starts[1:], len(table.treatments))
     best, others = [], []
-    for layer in layers:
-        treatments = [_dense(layer, prices), *(_sparse(c, prices) for c in layer.sparse)]
-        chosen = max(treatments, key=lambda t: (t.score, -float(prices @ t.cost), -t.cost.sum()))
-        best.append(chosen)
-        others.append(tuple(t for t in treatments if t is not chosen))
+    for start, end, chosen in zip(table.starts, ends, scores.best, strict=True):
+        best.append(_treatment(table, scores, int(chosen)))
+        rest = [index for index in range(start, end) if index != chosen]
+        others.append(tuple(_treatment(table, scores, index) for index in rest))
     return Priced(prices, tuple(best), tuple(others))
 
 
-def _dense(layer: LayerCandidates, prices: Costs) -> Treatment:
-    score = layer.value - float(prices @ layer.dense)
-    return Treatment(None, None, layer.dense, layer.value, score)
-
-
-def _sparse(candidate: SparseCandidate, prices: Costs) -> Treatment:
-    curve = candidate.curve
-    index = curve.num_bins_above(float(prices @ candidate.per_block))
-    kept = Prefix(
-        int(curve.cumulative_counts[index]),
-        float(curve.cumulative_sizes[index]),
-        float(curve.cumulative_values[index]),
+def _treatment(table: PriceTable, scores: Scores, index: int) -> Treatment:
+    return Treatment(
+        table.treatments[index],
+        table.kept(scores, index),
+        scores.costs[index],
+        float(scores.values[index]),
+        float(scores.scores[index]),
     )
-    least = candidate.least
-    if kept.num_blocks < least.num_blocks:
-        kept = least
-    cost = candidate.cost(kept.size)
-    return Treatment(candidate, kept, cost, kept.value, kept.value - float(prices @ cost))
 
 
-def find_prices(layers: Sequence[LayerCandidates], budgets: Costs) -> tuple[Priced, float] | None:
+def _bound(scores: Scores, prices: Costs, budgets: Costs) -> float:
+    return float(scores.scores[scores.best].sum() + (prices * budgets).sum())
+
+
+def find_prices(
+    table: PriceTable, budgets: Costs, hint: Costs | None = None
+) -> tuple[Priced, float] | None:
     """Return the layers at prices that meet every budget, and the least upper bound found.
 
     The prices are a multiple of the ones that minimise the bound, the least at which the chosen
     treatments meet all budgets; ``None`` where no multiple does.
+
+    Args:
+        table: the treatments of all layers.
+        budgets: ``[budgets]``.
+        hint: ``[budgets]``, prices near which to look first; what is found does not depend on them.
     """
-    free = at_prices(layers, np.zeros_like(budgets))
+    free = table.at(np.zeros_like(budgets))
     if np.all(free.cost <= budgets):
-        return free, free.bound(budgets)
-    direction, bound = _direction(layers, budgets)
-    priced = _least_multiple(layers, direction, budgets)
-    return None if priced is None else (priced, min(bound, priced.bound(budgets)))
+        return at_prices(table, np.zeros_like(budgets)), _bound(free, 0.0 * budgets, budgets)
+    direction, bound = _direction(table, budgets)
+    prices = _least_multiple(table, direction, budgets, hint)
+    if prices is None:
+        return None
+    return at_prices(table, prices), min(bound, _bound(table.at(prices), prices, budgets))
 
 
-def _direction(layers: Sequence[LayerCandidates], budgets: Costs) -> tuple[Costs, float]:
+def _direction(table: PriceTable, budgets: Costs) -> tuple[Costs, float]:
     if budgets.size == 1:
         return np.ones(1), np.inf
-    prices, bound = _cutting_planes(layers, budgets)
+    prices, bound = _cutting_planes(table, budgets)
     worth = prices * budgets
     return np.maximum(worth, _LEAST_SHARE * max(float(worth.sum()), 1e-300)) / budgets, bound
 
 
-def _cutting_planes(layers: Sequence[LayerCandidates], budgets: Costs) -> tuple[Costs, float]:
+def _cutting_planes(table: PriceTable, budgets: Costs) -> tuple[Costs, float]:
     """Minimise the bound by Kelley's method, in prices of whole budgets."""
-    limit = 1e3 * max(sum(layer.value for layer in layers), 1e-300)
+    limit = 1e3 * max(sum(layer.value for layer in table.layers), 1e-300)
     slopes, heights = [], []
     worth, best, best_bound = np.zeros_like(budgets), np.zeros_like(budgets), np.inf
     for _ in range(_NUM_CUTS):
-        priced = at_prices(layers, worth / budgets)
-        bound = priced.bound(budgets)
-        slope = 1.0 - priced.cost / budgets
+        scores = table.at(worth / budgets)
+        bound = _bound(scores, worth / budgets, budgets)
+        slope = 1.0 - scores.cost / budgets
         slopes.append(slope)
-        heights.append(bound - float(slope @ worth))
+        heights.append(bound - float((slope * worth).sum()))
         if bound < best_bound:
             best, best_bound = worth, bound
         worth, floor = _lowest_cut(np.array(slopes), np.array(heights), limit)
@@ -168,25 +166,38 @@ def _lowest_cut(
 
 
 def _least_multiple(
-    layers: Sequence[LayerCandidates], direction: Costs, budgets: Costs
-) -> Priced | None:
-    value = sum(layer.value for layer in layers)
-    spent = float(direction @ np.sum([layer.dense for layer in layers], axis=0))
+    table: PriceTable, direction: Costs, budgets: Costs, hint: Costs | None
+) -> Costs | None:
+    value = sum(layer.value for layer in table.layers)
+    spent = float((direction * np.sum([layer.dense for layer in table.layers], axis=0)).sum())
     start = value / spent if value > 0 and spent > 0 else 1.0
-    low, high = 0.0, start
-    priced = at_prices(layers, high * direction)
-    while not np.all(priced.cost <= budgets):
-        low, high = high, high * 2
-        if high > _GREATEST_MULTIPLE * start:
-            return None
-        priced = at_prices(layers, high * direction)
+
+    def fits(multiple: float) -> bool:
+        return bool(np.all(table.at(multiple * direction).cost <= budgets))
+
+    low, high = _bracket(fits, start, _hinted(direction, hint))
+    if not np.isfinite(high):
+        return None
     for _ in range(_NUM_BISECTIONS):
         middle = (low + high) / 2
         if middle in (low, high):
             break
-        trial = at_prices(layers, middle * direction)
-        if np.all(trial.cost <= budgets):
-            high, priced = middle, trial
-        else:
-            low = middle
-    return priced
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return high * direction
+
+
+def _hinted(direction: Costs, hint: Costs | None) -> float:
+    return 0.0 if hint is None else float(np.max(hint / direction))
+
+
+def _bracket(fits: Callable[[float], bool], start: float, hint: float) -> tuple[float, float]:
+    """Return a multiple that costs too much and one that fits; infinity where none does."""
+    if hint > 0 and fits(hint * _NEAR):
+        below = hint / _NEAR
+        return (0.0, below) if fits(below) else (below, hint * _NEAR)
+    low, high = 0.0, start
+    while not fits(high):
+        low, high = high, high * 2
+        if high > _GREATEST_MULTIPLE * start:
+            return low, np.inf
+    return low, high

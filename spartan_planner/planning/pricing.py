@@ -46,7 +46,7 @@ def price_model(
         CostModelError: a layer cannot be priced.
     """
     costs = [
-        _layer_cost(model, layer, layout, profile)
+        layer_cost(model, layer, layout, profile)
         for layer, layout in zip(workload.layers, layouts, strict=True)
     ]
     return PricedModel(model.name, model.unit, model.rest(workload, profile), tuple(costs))
@@ -79,9 +79,14 @@ def price_by_others(
     return tuple(priced), reasons
 
 
-def _layer_cost(
+def layer_cost(
     model: CostModel, layer: LayerWorkload, layout: Layout | None, profile: DeviceProfile | None
 ) -> LinearCost:
+    """Return a layer's cost in a layout; where dense (``None``) only the dense figure counts.
+
+    Raises:
+        CostModelError: the layer cannot be priced.
+    """
     if layout is None:
         source = model.source(layer, profile) if isinstance(model, TellsSource) else "exact"
         return LinearCost(model.dense_cost(layer, profile), 0.0, 0.0, model.unit, source)

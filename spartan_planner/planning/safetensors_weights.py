@@ -16,14 +16,10 @@ from numpy.typing import NDArray
 
 from cost_models import LayerWorkload, Layout
 from spartan_planner.errors import PlanError
-from spartan_planner.planning.streamed_sums import StreamedSums
-from spartan_planner.planning.weights import LayerValues
+from spartan_planner.planning.weights import LayerValues, values_of_rows, widened
 
 _MAX_HEADER_BYTES = 100 * 1024 * 1024
-_PIECE_BYTES = 32 * 1024 * 1024
-"""Read at a time: small enough for the widened piece to stay far below any limit."""
-_BFLOAT16 = "BF16"
-_TYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, _BFLOAT16: np.uint16}
+_TYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 
 
 @dataclass(frozen=True)
@@ -44,6 +40,8 @@ class StoredTensor:
 
     def rows(self) -> NDArray[np.generic]:
         """Map the tensor into memory, as stored."""
+        if 0 in self.shape:
+            return np.zeros(self.shape, _TYPES[self.dtype])
         return np.memmap(self.path, _TYPES[self.dtype], "r", self.offset, self.shape)
 
 
@@ -106,11 +104,22 @@ def _entries(
 class SafetensorsWeights:
     """Weights of a checkpoint, read piece by piece.
 
+    A layer's tensor has the layer's name, or is the only one whose name ends with it after a dot:
+    a model is often saved inside another.
+
     Attributes:
         tensors: where they lie, by name.
     """
 
     tensors: Mapping[str, StoredTensor]
+
+    def stored_shape(self, layer: LayerWorkload) -> tuple[int, ...]:
+        """Return the shape of a layer's tensor.
+
+        Raises:
+            PlanError: it is missing, or of a type that holds no plain numbers.
+        """
+        return self._tensor(layer.name).shape
 
     def values(self, layer: LayerWorkload, layouts: Sequence[Layout]) -> LayerValues:
         """Return what a layer is worth in each layout.
@@ -119,50 +128,27 @@ class SafetensorsWeights:
             PlanError: its weight is missing, of another shape, of a type that holds no plain
                 numbers, or not finite.
         """
-        tensor = self._tensor(layer, bool(layouts))
-        total, sums = 0.0, StreamedSums(layouts, tensor.shape)
-        for piece in _pieces(tensor, sums.num_rows_together):
-            total += float(np.abs(piece).sum(dtype=np.float64))
-            if layouts:
-                sums.add(piece)
-        if not np.isfinite(total):
-            raise PlanError(
-                f"the weights of layer {layer.name} hold NaN or infinity; give a sound checkpoint"
-            )
-        return LayerValues(total, sums.curves())
+        tensor = self._tensor(layer.name)
+        rows = tensor.rows()
+        return values_of_rows(
+            layer, tensor.shape, lambda start, stop: widened(rows[start:stop]), layouts
+        )
 
-    def _tensor(self, layer: LayerWorkload, needs_shape: bool) -> StoredTensor:
-        tensor = self.tensors.get(layer.name)
-        if tensor is None:
-            some = ", ".join(list(self.tensors)[:3])
-            raise PlanError(f"the checkpoint has no {layer.name!r} (it has {some}, ...)")
+    def _tensor(self, name: str) -> StoredTensor:
+        found = [name] if name in self.tensors else self._ending_with(name)
+        if len(found) != 1:
+            some = ", ".join(found or list(self.tensors)[:3])
+            what = "several tensors called" if found else "no"
+            raise PlanError(
+                f"the checkpoint has {what} {name!r} (it has {some}, ...); give the checkpoint of "
+                "this model"
+            )
+        tensor = self.tensors[found[0]]
         if tensor.dtype not in _TYPES:
             raise PlanError(
-                f"tensor {layer.name!r} is of type {tensor.dtype}; {', '.join(_TYPES)} can be read"
-            )
-        if needs_shape and tensor.shape != layer.shape.weight_shape:
-            raise PlanError(
-                f"tensor {layer.name!r} has shape {tensor.shape}, the model's is "
-                f"{layer.shape.weight_shape}; give the checkpoint of this model"
+                f"tensor {found[0]!r} is of type {tensor.dtype}; {', '.join(_TYPES)} can be read"
             )
         return tensor
 
-
-def _pieces(tensor: StoredTensor, num_rows_together: int) -> Iterator[NDArray[np.floating]]:
-    """Yield runs of rows, float32 or float64, a multiple of ``num_rows_together`` but the last."""
-    rows = tensor.rows()
-    if rows.ndim == 0 or rows.size == 0:
-        return
-    row_bytes = max(1, rows[0].nbytes)
-    together = max(1, num_rows_together)
-    step = max(1, _PIECE_BYTES // (row_bytes * together)) * together
-    for start in range(0, rows.shape[0], step):
-        yield _widened(rows[start : start + step], tensor.dtype)
-
-
-def _widened(piece: NDArray[np.generic], dtype: str) -> NDArray[np.floating]:
-    if dtype == _BFLOAT16:
-        # A bfloat16 is the upper half of a float32.
-        return (piece.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    wide: NDArray[np.floating] = piece.astype(np.promote_types(piece.dtype, np.float32))
-    return wide
+    def _ending_with(self, name: str) -> list[str]:
+        return [stored for stored in self.tensors if stored.endswith(f".{name}")]

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cost_models import Layout, LayoutKind
-from spartan_planner.planning.block_sums import Array, added_up, kernel_sums
+from spartan_planner.planning.block_sums import Array, added_up, kernel_sums, sums_by_rank
 from spartan_planner.planning.value_curves import (
+    MAX_EXACT_BLOCKS,
     Histogram,
     ValueCurve,
     added,
@@ -21,16 +22,21 @@ from spartan_planner.planning.value_curves import (
 
 @dataclass
 class StreamedSums:
-    """What each layout retains, gathered piece by piece.
+    """What a weight is worth, and what each layout retains of it, gathered piece by piece.
+
+    Of a layout with few blocks each value is kept; of one with many only their histogram.
 
     Attributes:
         layouts: the layouts.
         weight_shape: shape of the whole weight, ``[out, in, *kernel]``.
+        total: sum of absolute weights so far.
     """
 
     layouts: Sequence[Layout]
     weight_shape: tuple[int, ...]
+    total: float = 0.0
     _ranked: dict[int, NDArray[np.float64]] = field(default_factory=dict)
+    _exact: dict[int, list[Array]] = field(default_factory=dict)
     _histograms: dict[int, dict[float, Histogram]] = field(default_factory=dict)
 
     @property
@@ -40,16 +46,19 @@ class StreamedSums:
 
     def add(self, piece: Array) -> None:
         """Take the next rows, ``[rows, in, *kernel]``."""
-        groups = self._groups(piece)
+        absolute = np.abs(piece)
+        self.total += float(absolute.sum(dtype=np.float64))
+        groups = self._groups(absolute)
         for index, layout in enumerate(self.layouts):
             if layout.kind is LayoutKind.ELEMENT:
-                self._count(index, np.abs(piece).reshape(-1), 1.0)
+                self._take(index, layout, [(absolute.reshape(-1), 1.0)])
+            elif layout.kind is LayoutKind.N_M:
+                self._rank(index, _input_groups(absolute, layout.num_of))
             elif layout.balanced_step:
-                rows = groups[self._outputs(layout)]
-                ranked = np.sort(rows, axis=1)[:, ::-1].sum(axis=0, dtype=np.float64)
-                self._ranked[index] = self._ranked.get(index, np.zeros_like(ranked)) + ranked
+                self._rank(index, groups[self._outputs(layout)])
             else:
-                self._add_tiles(index, layout, groups[self._outputs(layout)], len(piece))
+                tiles = groups[self._outputs(layout)]
+                self._take(index, layout, self._sized_tiles(layout, tiles, len(piece)))
 
     def curves(self) -> tuple[ValueCurve, ...]:
         """Return what each layout retains, once all rows are in."""
@@ -58,39 +67,63 @@ class StreamedSums:
     def _outputs(self, layout: Layout) -> int:
         return min(layout.tile_outputs, self.weight_shape[0])
 
-    def _groups(self, piece: Array) -> dict[int, Array]:
+    def _groups(self, absolute: Array) -> dict[int, Array]:
         """Sums over each number of outputs in use; a multiple is summed from its divisor."""
-        tiles = [layout for layout in self.layouts if layout.kind is not LayoutKind.ELEMENT]
-        sums = {1: kernel_sums(piece)} if tiles else {}
+        tiles = [layout for layout in self.layouts if layout.kind is LayoutKind.TILE]
+        sums = {1: kernel_sums(absolute)} if tiles else {}
         for outputs in sorted({self._outputs(layout) for layout in tiles}):
             divisor = max(size for size in sums if outputs % size == 0)
             sums[outputs] = added_up(sums[divisor], outputs // divisor, axis=0)
         return sums
 
-    def _add_tiles(self, index: int, layout: Layout, groups: Array, num_rows: int) -> None:
-        """Count tiles by their size: the last row and the last column may be ragged."""
+    def _rank(self, index: int, groups: Array) -> None:
+        ranked = sums_by_rank(groups)
+        self._ranked[index] = self._ranked.get(index, np.zeros_like(ranked)) + ranked
+
+    def _sized_tiles(
+        self, layout: Layout, groups: Array, num_rows: int
+    ) -> list[tuple[Array, float]]:
+        """Tiles by their size: the last row and the last column may be ragged."""
         inputs = self.weight_shape[1]
         width = min(layout.tile_inputs, inputs)
         tiles = added_up(groups, width, axis=1)
-        outputs = self._outputs(layout)
+        if self._is_exact(layout):
+            return [(tiles.reshape(-1), 1.0)]
+        outputs, parts = self._outputs(layout), []
         rows = [(tiles[: num_rows // outputs], 1.0)]
         if num_rows % outputs:
             rows.append((tiles[-1:], num_rows % outputs / outputs))
         for part, height in rows:
-            self._count(index, part[:, : inputs // width], height)
+            parts.append((part[:, : inputs // width], height))
             if inputs % width:
-                self._count(index, part[:, -1:], height * (inputs % width / width))
+                parts.append((part[:, -1:], height * (inputs % width / width)))
+        return parts
 
-    def _count(self, index: int, values: Array, size: float) -> None:
-        if not values.size:
+    def _is_exact(self, layout: Layout) -> bool:
+        return layout.num_blocks(self.weight_shape) <= MAX_EXACT_BLOCKS
+
+    def _take(self, index: int, layout: Layout, parts: Sequence[tuple[Array, float]]) -> None:
+        """Keep the values of few blocks, in position order; count those of many by their size."""
+        if self._is_exact(layout):
+            self._exact.setdefault(index, []).extend(values for values, _ in parts)
             return
         by_size = self._histograms.setdefault(index, {})
-        new = histogram_of(values, size)
-        by_size[size] = added(by_size[size], new) if size in by_size else new
+        for values, size in parts:
+            if values.size:
+                new = histogram_of(values, size)
+                by_size[size] = added(by_size[size], new) if size in by_size else new
 
     def _curve(self, index: int, layout: Layout) -> ValueCurve:
         if index in self._histograms:
             return merged_curve(list(self._histograms[index].values()))
-        ranked = self._ranked[index]
-        values = added_up(ranked, min(layout.balanced_step, ranked.size), axis=0)
+        if index in self._exact:
+            values: Array = np.concatenate(self._exact[index])
+        else:
+            ranked = self._ranked[index]
+            values = added_up(ranked, min(max(1, layout.balanced_step), ranked.size), axis=0)
         return value_curve(values, layout.block_sizes(self.weight_shape))
+
+
+def _input_groups(absolute: Array, num_of: int) -> Array:
+    """Return ``[rows * groups, m, kernel]``: the runs of ``m`` inputs of every output."""
+    return absolute.reshape(-1, num_of, math.prod(absolute.shape[2:]))

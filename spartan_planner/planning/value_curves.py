@@ -1,5 +1,6 @@
 """What a layer retains as a function of how much of it is kept."""
 
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -43,7 +44,7 @@ class ValueCurve:
     @property
     def num_blocks(self) -> int:
         """Blocks in all."""
-        return int(self.cumulative_counts[-1])
+        return self._sums[0][-1]
 
     @property
     def size(self) -> float:
@@ -70,19 +71,58 @@ class ValueCurve:
         """``[bins + 1]``, value of the first bins."""
         return np.concatenate([[0.0], np.cumsum(self.counts * self.sizes * self.ratios)])
 
+    # Lists and ``bisect`` are ten times as fast as numpy on single figures.
+    @cached_property
+    def rising(self) -> list[float]:
+        """``[bins]``, the negated values of whole blocks, not decreasing."""
+        return [-ratio for ratio in self.ratios.tolist()]
+
+    @cached_property
+    def _sums(self) -> tuple[list[int], list[float], list[float]]:
+        return (
+            self.cumulative_counts.tolist(),
+            self.cumulative_sizes.tolist(),
+            self.cumulative_values.tolist(),
+        )
+
     def num_bins_above(self, price: float) -> int:
         """Return how many leading bins have a value per whole block above ``price``."""
-        return int(np.searchsorted(-self.ratios, -price, side="left"))
+        return bisect_left(self.rising, -price)
+
+    def above(self, price: float) -> "Prefix":
+        """Return the blocks with a value per whole block above ``price``."""
+        index = bisect_left(self.rising, -price)
+        counts, sizes, values = self._sums
+        return Prefix(counts[index], sizes[index], values[index])
+
+    def bin_of(self, index: int) -> int:
+        """Return the bin of a block by its place in the order; that after the last for the end."""
+        return bisect_right(self._sums[0], index) - 1
+
+    def head(self, num_blocks: int) -> "ValueCurve":
+        """Return the curve of the first blocks alone."""
+        last = bisect_left(self._sums[0], num_blocks)
+        counts = self.counts[:last].copy()
+        counts[-1] -= self._sums[0][last] - num_blocks
+        return ValueCurve(self.ratios[:last], counts, self.sizes[:last])
 
     def prefix(self, num_kept: int) -> "Prefix":
         """Return size and value of the first ``num_kept`` blocks."""
-        index = int(np.searchsorted(self.cumulative_counts, num_kept, side="right")) - 1
-        size, value = float(self.cumulative_sizes[index]), float(self.cumulative_values[index])
-        more = num_kept - int(self.cumulative_counts[index])
+        counts, sizes, values = self._sums
+        index = bisect_right(counts, num_kept) - 1
+        size, value = sizes[index], values[index]
+        more = num_kept - counts[index]
         if more:
             size += more * float(self.sizes[index])
             value += more * float(self.sizes[index] * self.ratios[index])
         return Prefix(num_kept, size, value)
+
+    def prefixes(self, first: int, last: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return sizes and values of the prefixes of ``first`` to ``last`` blocks."""
+        if self.counts.size == self.num_blocks:
+            return self.cumulative_sizes[first : last + 1], self.cumulative_values[first : last + 1]
+        found = [self.prefix(number) for number in range(first, last + 1)]
+        return np.array([item.size for item in found]), np.array([item.value for item in found])
 
     def least_prefix(self, min_size: float) -> "Prefix":
         """Return the shortest prefix of at least ``min_size`` and at least one block."""

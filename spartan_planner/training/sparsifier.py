@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from cost_models import Layout
 from spartan_planner.errors import TrainingError
 from spartan_planner.planned_parameters import planned_parameters
 from spartan_planner.planning import Plan, PlanLayer
@@ -58,6 +59,7 @@ class Sparsifier:
     ) -> None:
         if total_steps < 1:
             raise TrainingError("total_steps must be at least 1")
+        _refuse_n_m(plan)
         parameters = planned_parameters(model, plan)
         _require_owned(parameters, optimizer)
         self.plan = plan
@@ -252,6 +254,16 @@ def _require_owned(parameters: Mapping[str, nn.Parameter], optimizer: Optimizer)
                 f"the optimizer does not own parameter {name!r}; build it from this model's "
                 "parameters"
             )
+
+
+def _refuse_n_m(plan: Plan) -> None:
+    """Every layer keeps exactly n of m: its blocks do not compete, so there is nothing to learn."""
+    names = [layer.name for layer in plan.sparse_layers if Layout.parse(layer.layout).num_of]
+    if names:
+        raise TrainingError(
+            f"layer {names[0]} is planned in an n:m pattern, which cannot be trained yet; prune it "
+            "in one shot (export --one-shot), or plan with --layout tile:64x1@16"
+        )
 
 
 def _refuse_closure(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
