@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cost_models import Layout, write_document
+from cost_models import DeviceProfile, Layout, write_document
 from cost_models.documents import to_plain
 from spartan_planner.cli.options import (
     AsJson,
@@ -17,6 +17,16 @@ from spartan_planner.cli.options import (
     Seed,
     print_json,
     require_output_folder,
+)
+from spartan_planner.cli.trial_options import (
+    Try,
+    TryProfile,
+    TryTolerance,
+    exit_by,
+    show_trial,
+    trial_json,
+    trial_wish,
+    try_out,
 )
 from spartan_planner.console import show
 from spartan_planner.errors import UsageError
@@ -62,6 +72,9 @@ def plan_command(
         float | None, typer.Option("--beta", help="Target sharpness of the soft mask.")
     ] = None,
     seed: Seed = 0,
+    is_tried: Try = False,
+    try_tolerance: TryTolerance = None,
+    try_profile: TryProfile = None,
     as_json: AsJson = False,
 ) -> None:
     """Plan which blocks of MODEL to keep, and predict the cost, before any training."""
@@ -73,6 +86,7 @@ def plan_command(
     layouts = [Layout.parse(text) for text in layout or ()]
     bounds = parse_bounds(keep_dense or (), min_density or (), layer_layout or ())
     spread = parse_policy(policy)
+    wish = trial_wish(is_tried, try_tolerance, try_profile, profile)
     from spartan_planner.bundled_profiles import load_profile
     from spartan_planner.cli.load import load
     from spartan_planner.plan_model import plan
@@ -80,20 +94,26 @@ def plan_command(
 
     device = load_profile(profile) if profile else None
     loaded, examples = load(model, input_shape, inputs, checkpoint, seed)
-    made = plan(
-        loaded,
-        examples,
-        budgets=budgets,
-        profile=device,
-        layouts=layouts,
-        schedule=schedule,
-        bounds=bounds,
-        policy=spread,
-        model_name=model,
-    )
+
+    def plan_by(profile: DeviceProfile | None) -> Plan:
+        return plan(
+            loaded,
+            examples,
+            budgets=budgets,
+            profile=profile,
+            layouts=layouts,
+            schedule=schedule,
+            bounds=bounds,
+            policy=spread,
+            model_name=model,
+        )
+
+    trial = try_out(wish, loaded, examples, plan_by, device)
+    made = trial.plan if trial else plan_by(device)
     write_document(out, made)
     if as_json:
-        print_json(plan_json(made))
+        print_json({**plan_json(made), **trial_json(trial)})
+        exit_by(trial)
         return
     show(plan_table(made))
     show(totals_table(made.all_costs))
@@ -108,7 +128,9 @@ def plan_command(
         f"retains {made.retained_value:.1%} of the sum of absolute weights, at most "
         f"{made.duality_gap:.2%} below the best within these budgets"
     )
+    show_trial(trial)
     show(f"written to {out}")
+    exit_by(trial)
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
