@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from builders import conv_shape, linear_shape, workload_of
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cost_models import LayerWorkload, Layout
@@ -63,10 +63,9 @@ def erk_weight(name):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("policy", RULES)
+@settings(max_examples=20)
 @given(SHARES, SHARES, st.integers(0, 5))
-def test_never_over_any_budget_and_never_better_than_the_bound(
-    policy, layout, flops, params, seed
-):
+def test_never_over_any_budget_and_never_better_than_the_bound(policy, layout, flops, params, seed):
     budgets = (f"flops={flops}%", f"params={params}%")
     try:
         plan = plan_by(policy, budgets, layout, seed)
@@ -82,6 +81,7 @@ def test_never_over_any_budget_and_never_better_than_the_bound(
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+@settings(max_examples=20)
 @given(SHARES)
 def test_uniform_keeps_the_same_density_everywhere(layout, share):
     plan = plan_by(Policy.UNIFORM, [f"params={max(share, 25)}%"], layout)
@@ -90,6 +90,7 @@ def test_uniform_keeps_the_same_density_everywhere(layout, share):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+@settings(max_examples=20)
 @given(SHARES)
 def test_erk_densities_are_proportional_to_dimensions_over_elements(layout, share):
     plan = plan_by(Policy.ERK, [f"params={max(share, 25)}%"], layout)
@@ -99,6 +100,7 @@ def test_erk_densities_are_proportional_to_dimensions_over_elements(layout, shar
     assert densities["b.weight"] <= densities["a.weight"]
 
 
+@settings(max_examples=20)
 @given(SHARES)
 def test_magnitude_is_one_threshold_on_all_weights(share):
     plan, weights = plan_by(Policy.MAGNITUDE, [f"params={max(share, 25)}%"]), arrays()
