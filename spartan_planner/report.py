@@ -184,7 +184,7 @@ def trial_table(trial: Trial) -> Table:
         caption="ms at the device's speed while profiling; 'device': the yardstick's time now over "
         "then; 'scatter': of the measured latency",
     )
-    headings = ("round", "dense predicted", "measured", "asked", "predicted", "measured")
+    headings = ("round", "dense predicted", "measured", "off by", "asked", "predicted", "measured")
     for heading in (*headings, "off by", "scatter", "device"):
         table.add_column(heading, justify="right")
     for number, item in enumerate(trial.rounds, 1):
@@ -192,6 +192,7 @@ def trial_table(trial: Trial) -> Table:
             str(number),
             f"{item.predicted_dense_ms:.3f}",
             f"{item.measured_dense_ms:.3f}",
+            f"{item.dense_error:+.1%}",
             f"{item.asked_ms:.3f}" if item.asked_ms is not None else "-",
             f"{item.predicted_ms:.3f}",
             f"{item.measured_ms:.3f}",

@@ -37,7 +37,7 @@ class TrialSettings:
     """How to try a plan.
 
     Attributes:
-        tolerance: share by which measured may differ from predicted latency.
+        tolerance: share by which measured may differ from predicted latency, dense and pruned.
         max_rounds: how often to plan and measure at most.
         verify: how to measure.
     """
@@ -181,7 +181,7 @@ def converge(
     while True:
         measurements.append(measure(plan))
         rounds.append(_round(plan, measurements))
-        if abs(rounds[-1].error) <= settings.tolerance:
+        if rounds[-1].worst_error <= settings.tolerance:
             return Trial(plan, profile, tuple(rounds), None)
         if len(rounds) == settings.max_rounds:
             return Trial(plan, profile, tuple(rounds), _why_not(rounds, settings.tolerance))
@@ -233,7 +233,7 @@ def _why_not(rounds: Sequence[TrialRound], tolerance: float) -> str:
     last = rounds[-1]
     found = (
         f"after {len(rounds)} round(s) measured and predicted latency still differ by "
-        f"{abs(last.error):.1%}, and {tolerance:.1%} is allowed"
+        f"{last.worst_error:.1%}, and {tolerance:.1%} is allowed"
     )
     if last.scatter > tolerance:
         return (

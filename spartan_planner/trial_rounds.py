@@ -37,8 +37,18 @@ class TrialRound:
 
     @property
     def error(self) -> float:
-        """``measured / predicted - 1``."""
+        """``measured / predicted - 1`` of the pruned file."""
         return self.measured_ms / self.predicted_ms - 1
+
+    @property
+    def dense_error(self) -> float:
+        """The same of the dense file, of which limits asked for as a share are a share."""
+        return self.measured_dense_ms / self.predicted_dense_ms - 1
+
+    @property
+    def worst_error(self) -> float:
+        """The greater of both, without its sign."""
+        return max(abs(self.error), abs(self.dense_error))
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,8 @@ class Trial:
         plan: the last plan.
         profile: the profile behind it, recalibrated in every round but the first.
         rounds: what was measured, in order; empty where this device does not compare.
-        reason: why predicted and measured latency do not agree; ``None`` where they do.
+        reason: why predicted and measured latency, dense or pruned, do not agree; ``None`` where
+            they do.
     """
 
     plan: Plan
@@ -65,7 +76,10 @@ class Trial:
     def to_json(self) -> dict[str, Any]:
         """Return the figures as plain data."""
         return {
-            "rounds": [{**asdict(item), "error": item.error} for item in self.rounds],
+            "rounds": [
+                {**asdict(item), "error": item.error, "dense_error": item.dense_error}
+                for item in self.rounds
+            ],
             "agrees": self.agrees,
             "reason": self.reason,
         }

@@ -136,5 +136,5 @@ def test_factors_that_are_not_positive_are_refused(factors):
 
 
 def test_times_that_no_device_has_are_refused():
-    with pytest.raises(ProfileError, match="cannot be recalibrated: .* must be positive"):
+    with pytest.raises(ProfileError, match=r"cannot be recalibrated: .* must be positive"):
         calibrated(WHOLE, 1e20, 1.0)
