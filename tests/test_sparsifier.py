@@ -376,3 +376,26 @@ def test_a_budget_that_starts_to_bind_in_training_is_kept():
     sizes = kept_sizes(model, plan)
     assert all(plan.predicted(b.cost, sizes) <= b.asked for b in plan.budgets)
     assert sizes["tail.weight"] == 128 * 64
+
+
+def test_a_budget_that_leaves_nothing_keeps_what_is_protected_and_recovers():
+    model = tiny_network()
+    plan = two_budgets(model, "tile:64x1@16")
+    sparsifier = run(model, plan, OPTIMIZERS["sgd"](model.parameters()), 10, 2 * NUM_STEPS)
+    whole = sparsifier._budgets
+    sparsifier._budgets = replace(whole, limits=whole.limits * [1.0, 0.0])
+    sparsifier._before_step()
+    sparsifier._after_step()
+    sizes = kept_sizes(model, plan)
+    assert sizes == {layer.name: 1.0 for layer in plan.sparse_layers}
+    sparsifier._budgets = whole
+    for _ in range(NUM_STEPS):
+        sparsifier._before_step()
+        sparsifier._after_step()
+    costs = sparsifier.stats()["costs"]
+    one_block = {
+        b.cost: max(layer.costs[b.cost].per_block for layer in plan.sparse_layers)
+        for b in plan.budgets
+    }
+    assert any(costs[b.cost] > b.asked - one_block[b.cost] for b in plan.budgets)
+    assert all(costs[b.cost] <= b.asked for b in plan.budgets)

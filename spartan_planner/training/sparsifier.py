@@ -32,9 +32,10 @@ from spartan_planner.transport import (
     solve_soft_topk,
 )
 
-_BUDGET_STEP, _BUDGET_RECOVERY = 1e-3, 1.01
+_BUDGET_STEP, _BUDGET_RECOVERY = 1e-3, 0.01
 """Where one of several budgets is exceeded the blended one is lowered by the overrun and this
-share, doubled with every further try; it recovers by one percent a step."""
+share, doubled with every further try; it recovers by one percent a step, and by twice as much after
+every step in which it could."""
 _LEAST_BUDGET_SHARE = 0.01
 """Where the share starts from again after a step in which nothing but a tiny one would do."""
 
@@ -74,7 +75,7 @@ class Sparsifier:
             PlannedWeight.of(layer, parameters[layer.name], cost)
             for layer, cost in zip(plan.sparse_layers, costs, strict=True)
         ]
-        self._budget_share = 1.0
+        self._budget_share, self._budget_recovery = 1.0, _BUDGET_RECOVERY
         self._is_frozen = False
         self._beta = 0.0
         self._has_warned_of_budget = False
@@ -238,7 +239,8 @@ class Sparsifier:
 
         The share found carries over to the next step, where a little more is tried first.
         """
-        share, step = min(1.0, self._budget_share * _BUDGET_RECOVERY), _BUDGET_STEP
+        share = min(1.0, self._budget_share * (1 + self._budget_recovery))
+        step, self._budget_recovery = _BUDGET_STEP, min(1.0, 2 * self._budget_recovery)
         while True:
             hard = solve_hard_topk(values, costs, target * share)
             kept = [float(mask.count_nonzero()) for mask in hard.masks]
@@ -248,6 +250,7 @@ class Sparsifier:
                 self._budget_share = max(share, _LEAST_BUDGET_SHARE)
                 return target * share, hard
             share, step = max(0.0, share / overrun - share * step), 2 * step
+            self._budget_recovery = _BUDGET_RECOVERY
 
 
 def _require_owned(parameters: Mapping[str, nn.Parameter], optimizer: Optimizer) -> None:
