@@ -1,6 +1,7 @@
 """What an exported file says about itself; needs no torch."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +12,12 @@ from spartan_planner.errors import ModelError
 from spartan_planner.planning import Plan, PlanBudget, PlanProfile, plan_fingerprint
 
 METADATA_KEY = "spartan_planner"
+
+LOWERED = "lowered"
+
+COUNTED_COSTS = frozenset({"params", "flops"})
+"""Costs that count what is not zero and so do not depend on the form of the file; any other, such
+as the bytes of the file or the time on a device, is the dense one where zeros are only masked."""
 
 
 @document
@@ -46,10 +53,58 @@ class ExportMetadata:
         return next((cost for cost in self.costs if cost.cost == "latency"), None)
 
 
-def metadata_of(plan: Plan, kept_sizes: dict[str, float], form: str) -> ExportMetadata:
-    """Describe a file whose planned layers keep so many whole blocks."""
+def lowered_layers(plan: Plan, kept_sizes: Mapping[str, float]) -> frozenset[str]:
+    """Return the layers whose zero blocks are worth skipping, when so many whole blocks are kept.
+
+    A layer is lowered where that saves any budgeted cost that depends on the form of the file:
+    where it saves none, dense cannot exceed a budget that lowered would keep.  Where no budget
+    depends on the form the device's time decides, and without a device the first budget.
+    """
+    deciding = _deciding_costs(plan)
+    return frozenset(
+        layer.name
+        for layer in plan.sparse_layers
+        if any(
+            layer.costs[cost].sparse(kept_sizes[layer.name]) < layer.costs[cost].dense
+            for cost in deciding
+        )
+    )
+
+
+def _deciding_costs(plan: Plan) -> list[str]:
+    by_form = [budget.cost for budget in plan.budgets if budget.cost not in COUNTED_COSTS]
+    if by_form:
+        return by_form
+    known = {cost.cost for cost in plan.all_costs}
+    return ["latency"] if "latency" in known else [plan.budgets[0].cost]
+
+
+def _executed(
+    plan: Plan, cost: PlanBudget, kept_sizes: Mapping[str, float], lowered: frozenset[str]
+) -> float:
+    """Return a cost of a file in which these layers are lowered and all others dense."""
+    if cost.cost in COUNTED_COSTS:
+        return plan.predicted(cost.cost, dict(kept_sizes))
+    return cost.rest + sum(
+        layer.costs[cost.cost].sparse(kept_sizes[layer.name])
+        if layer.name in lowered
+        else layer.costs[cost.cost].dense
+        for layer in plan.layers
+    )
+
+
+def metadata_of(plan: Plan, kept_sizes: Mapping[str, float], form: str) -> ExportMetadata:
+    """Describe a file whose planned layers keep so many whole blocks.
+
+    Args:
+        plan: the plan.
+        kept_sizes: for each sparse layer.
+        form: ``lowered``, or ``masked``, which stores and multiplies zeros like a dense one.
+    """
+    lowered = lowered_layers(plan, kept_sizes) if form == LOWERED else frozenset[str]()
     costs = tuple(
-        replace(cost, predicted=plan.predicted(cost.cost, kept_sizes)) for cost in plan.all_costs
+        replace(cost, predicted=_executed(plan, cost, kept_sizes, lowered))
+        for cost in plan.all_costs
     )
     densities = {
         layer.name: min(1.0, kept_sizes[layer.name] / layer.num_whole_blocks)

@@ -10,6 +10,7 @@ from spartan_planner.advice import DENSITIES, WORTHWHILE, Advice
 from spartan_planner.planning import Plan, PlanBudget
 from spartan_planner.planning.compare import DevicePlan
 from spartan_planner.planning.sweep import Curve
+from spartan_planner.trial_rounds import Trial
 from spartan_planner.verification import Verification
 
 _SCALES = {"FLOPs": (1e6, "MFLOPs"), "parameters": (1e6, "M parameters"), "bytes": (1e6, "MB")}
@@ -230,4 +231,30 @@ def verification_table(result: Verification) -> Table:
     table.add_row("promise", promise[result.ok])
     for note in result.notes:
         table.add_row("note", note)
+    return table
+
+
+def trial_table(trial: Trial) -> Table:
+    """One row per round: latency asked, predicted and measured, and how sure that is."""
+    table = Table(
+        title=f"Trial of the plan for {trial.plan.model}",
+        caption="ms at the device's speed while profiling; 'device': the yardstick's time now over "
+        "then; 'scatter': of the measured latency",
+    )
+    headings = ("round", "dense predicted", "measured", "off by", "asked", "predicted", "measured")
+    for heading in (*headings, "off by", "scatter", "device"):
+        table.add_column(heading, justify="right")
+    for number, item in enumerate(trial.rounds, 1):
+        table.add_row(
+            str(number),
+            f"{item.predicted_dense_ms:.3f}",
+            f"{item.measured_dense_ms:.3f}",
+            f"{item.dense_error:+.1%}",
+            f"{item.asked_ms:.3f}" if item.asked_ms is not None else "-",
+            f"{item.predicted_ms:.3f}",
+            f"{item.measured_ms:.3f}",
+            f"{item.error:+.1%}",
+            f"{item.scatter:.1%}",
+            f"{item.device_speed_ratio:.2f}x",
+        )
     return table

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -10,6 +12,7 @@ from spartan_planner.export import Form, export_onnx, prune_one_shot
 from spartan_planner.export.kept_sizes import kept_size, kept_sizes
 from spartan_planner.export_metadata import read_metadata
 from spartan_planner.onnx_sessions import open_session
+from spartan_planner.plan_model import plan as make_plan
 
 MAX_ABS_ERROR = 1e-4
 """Outputs are of order one; float32 sums of a few thousand terms in another order."""
@@ -200,3 +203,37 @@ def test_tied_convolutions_are_found_by_either_name(tmp_path):
     prune_one_shot(model, plan)
     report = export_onnx(model, plan, tiny_inputs(), tmp_path / "m.onnx")
     assert len(report.lowered) == 2
+
+
+BUDGETS = {"flops": "50%", "params": "55%", "memory": "60%"}
+
+
+@pytest.mark.parametrize("form", list(Form))
+def test_every_one_of_several_budgets_travels_inside_the_file(tmp_path, form):
+    model = tiny_network().eval()
+    plan = make_plan(model, tiny_inputs(), budgets=BUDGETS)
+    prune_one_shot(model, plan)
+    report = export_onnx(model, plan, tiny_inputs(), tmp_path / "m.onnx", form=form)
+    costs = {cost.cost: cost for cost in read_metadata(report.path).costs}
+    for budget in plan.budgets:
+        told = costs[budget.cost]
+        assert (told.asked, told.dense) == (budget.asked, budget.dense)
+        if form is Form.LOWERED or budget.cost != "memory":
+            assert told.predicted == pytest.approx(budget.predicted, rel=1e-9)
+            assert told.predicted <= told.asked
+    assert 0 < report.num_bytes - costs["memory"].predicted <= OVERHEAD
+
+
+@pytest.mark.parametrize("cost", BUDGETS)
+def test_weights_above_any_one_of_several_budgets_are_refused(tmp_path, cost):
+    model = tiny_network().eval()
+    loose = make_plan(model, tiny_inputs(), budgets=BUDGETS)
+    prune_one_shot(model, loose)
+    index = [budget.cost for budget in loose.budgets].index(cost)
+    budgets = list(loose.budgets)
+    least = budgets[index].predicted * 0.99
+    budgets[index] = replace(budgets[index], asked=least, predicted=least)
+    strict = replace(loose, budgets=tuple(budgets))
+    with pytest.raises(ExportError, match=f"of {cost}, above the"):
+        export_onnx(model, strict, tiny_inputs(), tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,7 @@
 """What an exported file says about itself."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from builders import conv_node, onnx_model, small_plan
@@ -7,17 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import ModelProto
 
-from cost_models import DocumentError, SpartanPlannerError
+from cost_models import DocumentError, LinearCost, SpartanPlannerError
 from cost_models.documents import parse_document
 from spartan_planner.errors import ModelError
 from spartan_planner.export_metadata import (
+    LOWERED,
     METADATA_KEY,
     ExportMetadata,
     dump_metadata,
+    lowered_layers,
     metadata_of,
     read_metadata,
 )
-from spartan_planner.planning import PlanBudget
+from spartan_planner.planning import PlanBudget, PlanLayer
 
 PLAN = small_plan()
 METADATA = metadata_of(PLAN, {"a.weight": 2.0}, "lowered")
@@ -45,6 +49,73 @@ def test_metadata_tell_what_was_really_kept():
     assert flops.asked is None
     assert METADATA.profile == PLAN.profile
     assert METADATA.form == "lowered"
+
+
+LATENCY = LinearCost(4.0, 0.125, 0.5, "ms")
+MEMORY = LinearCost(100.0, 20.0, 5.0, "bytes")
+FLOPS = LinearCost(1000.0, 0.0, 100.0, "FLOPs")
+NUM_BLOCKS = 10
+
+
+def plan_on(*budgets: str, latency=LATENCY, memory=MEMORY, flops=FLOPS):
+    """One layer of ten blocks, all but the budgeted costs only reported."""
+    costs = {"latency": latency, "memory": memory, "flops": flops}
+    totals = {
+        name: PlanBudget(name, cost.unit, cost.dense + 1.0, None, 0.0, 1.0)
+        for name, cost in costs.items()
+    }
+    return replace(
+        PLAN,
+        budgets=tuple(replace(totals.pop(name), asked=1e9) for name in budgets),
+        totals=tuple(totals.values()),
+        layers=(PlanLayer("a.weight", "tile:32x1@16", 100, NUM_BLOCKS, 4, 4.0, 0.4, costs),),
+    )
+
+
+SLOW, LARGE = LinearCost(4.0, 3.9, 0.5, "ms"), LinearCost(100.0, 99.0, 5.0, "bytes")
+
+
+@pytest.mark.parametrize(
+    ("plan", "is_lowered"),
+    [
+        (plan_on("latency"), True),
+        (plan_on("latency", latency=SLOW), False),
+        (plan_on("latency", memory=LARGE), True),
+        (plan_on("memory"), True),
+        (plan_on("memory", latency=SLOW), True),
+        (plan_on("memory", memory=LARGE), False),
+        (plan_on("latency", "memory", latency=SLOW), True),
+        (plan_on("latency", "memory", memory=LARGE), True),
+        (plan_on("latency", "memory", latency=SLOW, memory=LARGE), False),
+        (plan_on("flops"), True),
+        (plan_on("flops", latency=SLOW), False),
+    ],
+)
+def test_a_layer_is_lowered_where_that_saves_a_budgeted_cost_and_every_cost_is_told_so(
+    plan, is_lowered
+):
+    kept = {"a.weight": 4.0}
+    assert lowered_layers(plan, kept) == ({"a.weight"} if is_lowered else set())
+    told = {cost.cost: cost.predicted for cost in metadata_of(plan, kept, LOWERED).costs}
+    for name in ("latency", "memory"):
+        cost = plan.layers[0].costs[name]
+        assert told[name] == 1.0 + (cost.sparse(4.0) if is_lowered else cost.dense)
+    assert told["flops"] == 1.0 + 400.0
+
+
+@given(st.floats(0.0, NUM_BLOCKS))
+def test_no_budgeted_cost_is_above_that_of_all_layers_lowered(size):
+    """So a plan whose layers, all lowered, keep every budget keeps them in the file."""
+    plan = plan_on("latency", "memory", latency=SLOW)
+    metadata = metadata_of(plan, {"a.weight": size}, LOWERED)
+    for cost in metadata.costs[:2]:
+        assert cost.predicted <= 1.0 + plan.layers[0].costs[cost.cost].sparse(size)
+
+
+def test_a_masked_file_costs_what_the_dense_one_does_but_for_what_is_counted():
+    costs = metadata_of(plan_on("flops"), {"a.weight": 4.0}, "masked").costs
+    for cost in costs:
+        assert cost.predicted == (401.0 if cost.cost == "flops" else cost.dense)
 
 
 def test_metadata_survive_the_file(tmp_path):

@@ -25,6 +25,8 @@ TORCH_FREE = (
     "spartan_planner.runtimes.onnx_runtime",
     "spartan_planner.runtimes.openvino_runtime",
     "spartan_planner.verification",
+    "spartan_planner.recalibration",
+    "spartan_planner.trial_rounds",
     "spartan_planner.advice",
     "spartan_planner.report",
     "spartan_planner.cli",

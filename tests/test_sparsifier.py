@@ -10,12 +10,18 @@ from cost_models import Layout
 from spartan_planner.blocks import assign_blocks
 from spartan_planner.errors import PlanError, TrainingError
 from spartan_planner.export.kept_sizes import kept_sizes
+from spartan_planner.plan_model import plan as make_plan
+from spartan_planner.planning import parse_budget
 from spartan_planner.training import Sparsifier
 from spartan_planner.transport import SelectionStatus, SoftSelection
 
 NUM_STEPS = 20
 GRADIENT_TOLERANCE = 2e-3
 """Against a central difference in float64 with a step of 1e-6 of a float32-free computation."""
+
+BUDGET_LEFT = 0.03
+"""Share of the tightest of several budgets that may be left: their blend is lowered until all hold,
+and recovers by a percent a step."""
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=1e-3),
@@ -285,3 +291,111 @@ def test_soft_masks_that_miss_their_budget_are_warned_of_once(recwarn):
         f"{sparsifier.stats()['beta']:g}; the hard masks keep it, but a smaller beta in the "
         "schedule would train better"
     ]
+
+
+def two_budgets(model, layout, first="flops=45%", second="params=50%"):
+    """Two limits of which neither keeps the other: convolutions of many and of few positions."""
+    budgets = [parse_budget(first), parse_budget(second)]
+    return make_plan(model, tiny_inputs(), budgets=budgets, layouts=[layout])
+
+
+@pytest.mark.parametrize("layout", ["tile:64x1@16", "tile:24x3", "element"])
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_every_one_of_several_budgets_holds_at_every_step_and_at_the_end(name, layout):
+    model = tiny_network()
+    plan = two_budgets(model, layout)
+    reached = int(NUM_STEPS * plan.schedule.budget_fraction)
+    watched = []
+
+    def within():
+        sizes = kept_sizes(model, plan)
+        return [plan.predicted(b.cost, sizes) <= b.asked for b in plan.budgets]
+
+    def watch(sparsifier):
+        if sparsifier.num_steps_done >= reached:
+            watched.append(all(within()))
+
+    sparsifier = run(model, plan, OPTIMIZERS[name](model.parameters()), watch=watch)
+    sparsifier.finalize()
+    assert watched == [True] * (NUM_STEPS - reached + 1)
+    assert all(within())
+    costs, sizes = sparsifier.stats()["costs"], kept_sizes(model, plan)
+    assert set(costs) == {"flops", "params"}
+    for budget in plan.budgets:
+        assert plan.predicted(budget.cost, sizes) <= costs[budget.cost] <= budget.asked
+    if layout == "element":
+        assert max(costs[b.cost] / b.asked for b in plan.budgets) > 1 - BUDGET_LEFT
+
+
+def test_both_budgets_bind_where_that_is_said():
+    plan = two_budgets(tiny_network(), "element")
+    assert all(budget.price > 0 for budget in plan.budgets)
+    for budget in plan.budgets:
+        assert budget.predicted > budget.asked * (1 - BUDGET_LEFT)
+
+
+def test_blocks_compete_by_the_blend_of_all_costs():
+    model = tiny_network()
+    plan = two_budgets(model, "element")
+    sparsifier = Sparsifier(model, plan, torch.optim.SGD(model.parameters(), lr=0.1), 10)
+    flops, params = plan.budgets
+    for weight, layer in zip(sparsifier._weights, plan.sparse_layers, strict=True):
+        expected = (
+            flops.price * layer.costs["flops"].per_block
+            + params.price * layer.costs["params"].per_block
+        )
+        assert weight.cost_per_block == pytest.approx(expected)
+
+
+def test_a_run_with_several_budgets_that_ends_early_is_cut_to_all_of_them():
+    model = tiny_network()
+    plan = two_budgets(model, "element")
+    sparsifier = run(model, plan, OPTIMIZERS["sgd"](model.parameters()), 3, 100)
+    with pytest.warns(UserWarning, match="cut to the budget"):
+        sparsifier.finalize()
+    sizes = kept_sizes(model, plan)
+    assert all(plan.predicted(b.cost, sizes) <= b.asked for b in plan.budgets)
+
+
+def test_a_budget_that_starts_to_bind_in_training_is_kept():
+    """Values that change sides: what was worth little at planning is worth most afterwards."""
+    model = tiny_network()
+    plan = two_budgets(model, "element")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    sparsifier = Sparsifier(model, plan, optimizer, NUM_STEPS)
+    images, labels = batch()
+    for step in range(NUM_STEPS):
+        if step == NUM_STEPS // 4:
+            # Between steps the parameter holds the sparse weight and the latent one is aside.
+            for weight in sparsifier._weights:
+                weight.latent.mul_(100.0 if weight.name == "tail.weight" else 0.01)
+        optimizer.zero_grad()
+        cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    sparsifier.finalize()
+    sizes = kept_sizes(model, plan)
+    assert all(plan.predicted(b.cost, sizes) <= b.asked for b in plan.budgets)
+    assert sizes["tail.weight"] == 128 * 64
+
+
+def test_a_budget_that_leaves_nothing_keeps_what_is_protected_and_recovers():
+    model = tiny_network()
+    plan = two_budgets(model, "tile:64x1@16")
+    sparsifier = run(model, plan, OPTIMIZERS["sgd"](model.parameters()), 10, 2 * NUM_STEPS)
+    whole = sparsifier._budgets
+    sparsifier._budgets = replace(whole, limits=whole.limits * [1.0, 0.0])
+    sparsifier._before_step()
+    sparsifier._after_step()
+    sizes = kept_sizes(model, plan)
+    assert sizes == {layer.name: 1.0 for layer in plan.sparse_layers}
+    sparsifier._budgets = whole
+    for _ in range(NUM_STEPS):
+        sparsifier._before_step()
+        sparsifier._after_step()
+    costs = sparsifier.stats()["costs"]
+    one_block = {
+        b.cost: max(layer.costs[b.cost].per_block for layer in plan.sparse_layers)
+        for b in plan.budgets
+    }
+    assert any(costs[b.cost] > b.asked - one_block[b.cost] for b in plan.budgets)
+    assert all(costs[b.cost] <= b.asked for b in plan.budgets)

@@ -19,6 +19,17 @@ from spartan_planner.cli.options import (
     require_output_folder,
 )
 from spartan_planner.cli.plan_sources import Source, read_source
+from spartan_planner.cli.trial_options import (
+    TrialWish,
+    Try,
+    TryProfile,
+    TryTolerance,
+    exit_by,
+    show_trial,
+    trial_json,
+    trial_wish,
+    try_out,
+)
 from spartan_planner.console import show
 from spartan_planner.errors import UsageError
 from spartan_planner.planning import Bound, Budget, Plan, Policy, Schedule, parse_budget
@@ -109,6 +120,9 @@ def plan_command(
         float | None, typer.Option("--beta", help="Target sharpness of the soft mask.")
     ] = None,
     seed: Seed = 0,
+    is_tried: Try = False,
+    try_tolerance: TryTolerance = None,
+    try_profile: TryProfile = None,
     as_json: AsJson = False,
 ) -> None:
     """Plan which blocks of MODEL to keep, and predict the cost, before any training."""
@@ -124,6 +138,12 @@ def plan_command(
         parse_policy(policy),
         Schedule() if beta is None else Schedule(beta=beta),
     )
+    trial = trial_wish(is_tried, try_tolerance, try_profile, profile)
+    if trial and (with_sweep or on_meta or Path(model).suffix in (".onnx", ".yaml", ".yml")):
+        raise UsageError(
+            "--try exports the model with its weights: it needs a torch model in memory, and "
+            "neither --sweep nor --meta"
+        )
     from spartan_planner.bundled_profiles import load_profile
 
     devices = [load_profile(name) for name in compare or ()]
@@ -134,7 +154,7 @@ def plan_command(
     elif with_sweep:
         _sweep(source, wish, device, points, out, as_json)
     else:
-        _plan(source, wish, device, out, as_json)
+        _plan(source, wish, device, trial, out, as_json)
 
 
 @dataclass(frozen=True)
@@ -180,16 +200,31 @@ def _refuse_contradictions(
 
 
 def _plan(
-    source: Source, wish: _Wish, profile: DeviceProfile | None, out: Path | None, as_json: bool
+    source: Source,
+    wish: _Wish,
+    profile: DeviceProfile | None,
+    trial_wished: TrialWish | None,
+    out: Path | None,
+    as_json: bool,
 ) -> None:
-    made = wish.plan(source, profile)
+    trial = None
+    if trial_wished is not None:
+        assert source.runnable is not None
+        model, examples = source.runnable
+        trial = try_out(
+            trial_wished, model, examples, lambda device: wish.plan(source, device), profile
+        )
+    made = trial.plan if trial else wish.plan(source, profile)
     if out:
         write_document(out, made)
     if as_json:
-        print_json(plan_json(made))
+        print_json({**plan_json(made), **trial_json(trial)})
+        exit_by(trial)
         return
     _show_plan(made)
+    show_trial(trial)
     show(f"written to {out}" if out else "not written; give --out to keep the plan")
+    exit_by(trial)
 
 
 def _show_plan(made: Plan) -> None:

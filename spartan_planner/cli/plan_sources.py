@@ -3,10 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cost_models import Workload
 from spartan_planner.errors import UsageError
 from spartan_planner.planning import Weights
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -18,12 +22,14 @@ class Source:
         weights: the weights.
         input_shapes: of its example inputs; empty where nobody knows.
         input_dtypes: their element types.
+        runnable: the torch model in memory and its example inputs, where there is one.
     """
 
     workload: Workload
     weights: Weights
     input_shapes: tuple[tuple[int, ...], ...] = ()
     input_dtypes: tuple[str, ...] = ()
+    runnable: "tuple[nn.Module, tuple[Tensor, ...]] | None" = None
 
 
 def read_source(
@@ -114,4 +120,5 @@ def _of_torch(
     loaded, examples = load(model, input_shape, inputs, checkpoint, seed)
     suited = inputs_for(loaded, examples)
     workload = extract_workload(loaded, suited, model)
-    return Source(workload, TorchWeights(dict(loaded.named_parameters())), *described(suited))
+    weights = TorchWeights(dict(loaded.named_parameters()))
+    return Source(workload, weights, *described(suited), (loaded, suited))

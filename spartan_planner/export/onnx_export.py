@@ -1,7 +1,7 @@
 """Exporting: masked or lowered ONNX, checked before it appears."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
@@ -18,9 +18,11 @@ from spartan_planner.errors import ExportError, PlanError
 from spartan_planner.export.kept_sizes import kept_sizes
 from spartan_planner.export.torch_to_onnx import torch_to_onnx
 from spartan_planner.export_metadata import (
+    LOWERED,
     METADATA_KEY,
     ExportMetadata,
     dump_metadata,
+    lowered_layers,
     metadata_of,
     metadata_of_dense,
 )
@@ -33,16 +35,12 @@ RELATIVE_TOLERANCE = 1e-3
 """Largest difference between torch and ONNX Runtime, relative to the largest output: float32
 rounding in another order of summation stays well below, a wrong graph does not."""
 
-COUNTED_COSTS = frozenset({"params", "flops"})
-"""Costs that count what is not zero and so do not depend on the form of the file; any other, such
-as the bytes of the file or the time on a device, is the dense one where zeros are only masked."""
-
 
 class Form(Enum):
     """How zero blocks appear in the file."""
 
     MASKED = "masked"
-    LOWERED = "lowered"
+    LOWERED = LOWERED
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,9 @@ def _dense(model: nn.Module, inputs: Sequence[Tensor]) -> ExportMetadata:
 
 
 def _promise(model: nn.Module, plan: Plan, inputs: Sequence[Tensor], form: Form) -> ExportMetadata:
-    metadata = metadata_of(plan, kept_sizes(model, plan), form.value)
+    sizes = kept_sizes(model, plan)
+    # The budgets are for weights whose zero blocks are skipped, whatever this file is like.
+    metadata = metadata_of(plan, sizes, LOWERED)
     if plan.input_shapes and _shapes(inputs) != plan.input_shapes:
         raise PlanError(
             f"the plan was made for inputs of shape {plan.input_shapes}, these are "
@@ -149,29 +149,17 @@ def _promise(model: nn.Module, plan: Plan, inputs: Sequence[Tensor], form: Form)
                 f"{cost.asked:.4g} that the plan allows; train with the plan, or prune the "
                 "weights in one shot first"
             )
-    return metadata if form is Form.LOWERED else _as_executed_dense(metadata)
-
-
-def _as_executed_dense(metadata: ExportMetadata) -> ExportMetadata:
-    """Tell what a masked file costs: it stores and multiplies its zeros like a dense one."""
-    costs = tuple(
-        cost if cost.cost in COUNTED_COSTS else replace(cost, predicted=cost.dense)
-        for cost in metadata.costs
-    )
-    return replace(metadata, costs=costs)
+    return metadata if form is Form.LOWERED else metadata_of(plan, sizes, form.value)
 
 
 def _paying_layouts(model: nn.Module, graph: ir.Model, plan: Plan) -> dict[str, Layout]:
-    """Layouts of the weights whose sparse form is cheaper than the dense one, by graph name."""
-    sizes = kept_sizes(model, plan)
-    # A device's time decides whether a lowered form pays; without it, what was asked for.
-    cost = "latency" if any(b.cost == "latency" for b in plan.all_costs) else plan.budgets[0].cost
-    costs = {layer.name: layer.costs[cost] for layer in plan.sparse_layers}
+    """Layouts of the weights that are worth lowering, by graph name."""
+    lowered = lowered_layers(plan, kept_sizes(model, plan))
     names = _graph_names(model, graph)
     return {
         names.get(layer.name, layer.name): Layout.parse(layer.layout)
         for layer in plan.sparse_layers
-        if costs[layer.name].sparse(sizes[layer.name]) < costs[layer.name].dense
+        if layer.name in lowered
     }
 
 

@@ -56,16 +56,16 @@ class BlockBudgets:
         return float(self.limits @ self.weights)
 
     def overrun(self, kept: Sequence[float]) -> float:
-        """Return the largest share of a limit that is spent, above 1 where one is exceeded.
+        """Return the largest share of a limit that is spent, and 1 where none is exceeded.
 
         Args:
-            kept: for each sparse layer the size kept, protected blocks left out.
+            kept: for each sparse layer the number of blocks kept, protected ones left out.  Ragged
+                blocks count as whole ones, so what is within the limits here is so by size too.
         """
         spent = np.array(kept, float) @ self.per_block
-        if np.all(spent <= self.limits):
-            return 1.0
+        over = spent > self.limits
         with np.errstate(divide="ignore"):
-            return float(np.max(np.where(spent > self.limits, spent / self.limits, 0.0)))
+            return float(np.max(spent[over] / self.limits[over], initial=1.0))
 
 
 def _paid(plan: Plan, cost: str) -> float:

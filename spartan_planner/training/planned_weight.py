@@ -48,11 +48,8 @@ class PlannedWeight:
 
     @property
     def num_protected(self) -> int:
-        """Leading blocks that are always kept, so that no layer is cut off.
-
-        In a balanced layout block 0 holds the best inputs of every group.
-        """
-        return 1 if self.layout.balanced_step else 0
+        """Leading blocks that are always kept."""
+        return num_protected(self.layout)
 
     def rank(self) -> Tensor:
         """Assign blocks by the current (latent) values and return the value of each."""
@@ -114,3 +111,11 @@ class PlannedWeight:
         assert self.assignment is not None
         assert self.hard is not None
         tensor.mul_(self.assignment.expand(self.hard).to(tensor.dtype))
+
+
+def num_protected(layout: Layout) -> int:
+    """Return how many leading blocks are always kept, so that no layer is cut off.
+
+    In a balanced layout block 0 holds the best inputs of every group.
+    """
+    return 1 if layout.balanced_step else 0

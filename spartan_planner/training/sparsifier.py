@@ -21,7 +21,7 @@ from spartan_planner.errors import TrainingError
 from spartan_planner.planned_parameters import planned_parameters
 from spartan_planner.planning import Plan, PlanLayer
 from spartan_planner.training.block_budgets import BlockBudgets
-from spartan_planner.training.planned_weight import PlannedWeight
+from spartan_planner.training.planned_weight import PlannedWeight, num_protected
 from spartan_planner.training.schedules import SchedulePoint, schedule_point
 from spartan_planner.transport import (
     HardSelection,
@@ -32,9 +32,12 @@ from spartan_planner.transport import (
     solve_soft_topk,
 )
 
-_BUDGET_STEP, _BUDGET_RECOVERY = 1e-3, 1.01
+_BUDGET_STEP, _BUDGET_RECOVERY = 1e-3, 0.01
 """Where one of several budgets is exceeded the blended one is lowered by the overrun and this
-share; it recovers by one percent a step."""
+share, doubled with every further try; it recovers by one percent a step, and by twice as much after
+every step in which it could."""
+_LEAST_BUDGET_SHARE = 0.01
+"""Where the share starts from again after a step in which nothing but a tiny one would do."""
 
 _SPARSIFIED: "weakref.WeakSet[Optimizer]" = weakref.WeakSet()
 """Optimizers that have a sparsifier: two would undo each other."""
@@ -66,12 +69,14 @@ class Sparsifier:
         self.total_steps = total_steps
         self.num_steps_done = 0
         self.price: float | None = None
+        protected = [num_protected(Layout.parse(layer.layout)) for layer in plan.sparse_layers]
+        self._budgets = BlockBudgets.of(plan, protected)
+        costs = self._budgets.blended_per_block
         self._weights = [
-            PlannedWeight.of(layer, parameters[layer.name], plan.blended(_per_block(layer)))
-            for layer in plan.sparse_layers
+            PlannedWeight.of(layer, parameters[layer.name], cost)
+            for layer, cost in zip(plan.sparse_layers, costs, strict=True)
         ]
-        self._budgets = BlockBudgets.of(plan, [weight.num_protected for weight in self._weights])
-        self._budget_share = 1.0
+        self._budget_share, self._budget_recovery = 1.0, _BUDGET_RECOVERY
         self._is_frozen = False
         self._beta = 0.0
         self._has_warned_of_budget = False
@@ -235,15 +240,18 @@ class Sparsifier:
 
         The share found carries over to the next step, where a little more is tried first.
         """
-        self._budget_share = min(1.0, self._budget_share * _BUDGET_RECOVERY)
+        share = min(1.0, self._budget_share * (1 + self._budget_recovery))
+        step, self._budget_recovery = _BUDGET_STEP, min(1.0, 2 * self._budget_recovery)
         while True:
-            budget = target * self._budget_share
-            hard = solve_hard_topk(values, costs, budget)
+            hard = solve_hard_topk(values, costs, target * share)
             kept = [float(mask.count_nonzero()) for mask in hard.masks]
             overrun = self._budgets.overrun(kept)
-            if overrun <= 1.0 or budget <= 0.0:
-                return budget, hard
-            self._budget_share = self._budget_share / overrun * (1 - _BUDGET_STEP)
+            # The growing step ends at a share of 0 at the latest, where nothing is spent.
+            if overrun <= 1.0:
+                self._budget_share = max(share, _LEAST_BUDGET_SHARE)
+                return target * share, hard
+            share, step = max(0.0, share / overrun - share * step), 2 * step
+            self._budget_recovery = _BUDGET_RECOVERY
 
 
 def _require_owned(parameters: Mapping[str, nn.Parameter], optimizer: Optimizer) -> None:
@@ -274,10 +282,6 @@ def _refuse_closure(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[st
             "optimizer.step(closure) is not supported: the closure would see dense weights; "
             "call backward() first and step() without arguments"
         )
-
-
-def _per_block(layer: PlanLayer) -> dict[str, float]:
-    return {name: cost.per_block for name, cost in layer.costs.items()}
 
 
 def _mean_block_elements(layers: tuple[PlanLayer, ...]) -> float:
