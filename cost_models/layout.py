@@ -7,10 +7,10 @@ choice.  That is the form which lowers to one grouped convolution without paddin
 *rank slice*: in each group of outputs the inputs are ordered by value, and block ``r`` holds, for
 every group, the inputs of rank ``r * step`` to ``(r + 1) * step - 1``.
 
-``N:M`` (such as ``2:4``) keeps the best ``N`` of every ``M`` consecutive inputs, for each output and
-each place of the kernel on its own: the pattern that some devices have hardware for.  Its blocks are
-ranks too: block ``r`` holds the element of rank ``r`` of every group of ``M``, and the first ``N``
-blocks are always what is kept.
+``N:M`` (such as ``2:4``) keeps the best ``N`` of every ``M`` consecutive inputs, for each output
+and each place of the kernel on its own: the pattern that some devices have hardware for.  Its
+blocks are ranks too: block ``r`` holds the element of rank ``r`` of every group of ``M``, and the
+first ``N`` blocks are always what is kept.
 """
 
 import math

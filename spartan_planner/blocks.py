@@ -60,8 +60,8 @@ def assign_blocks(weight: Tensor, layout: Layout) -> tuple[Tensor, BlockAssignme
     """Return the value of each block and the assignment of tiles to blocks.
 
     In a balanced layout tiles are ranked by value within each group of outputs, ties by position,
-    and block ``r`` takes the ranks from ``r * step`` on in every group.  In an n:m layout elements are
-    ranked within each group of ``m`` inputs, and block ``r`` takes rank ``r`` of every group.
+    and block ``r`` takes the ranks from ``r * step`` on in every group.  In an n:m layout elements
+    are ranked within each group of ``m`` inputs, and block ``r`` takes rank ``r`` of every group.
 
     Args:
         weight: ``[out, in, *kernel]``.

@@ -4,6 +4,7 @@ import torch
 
 from cost_models import Layout
 from spartan_planner.blocks import assign_blocks, tile_shape
+from spartan_planner.export.kept_sizes import kept_size
 
 SUM_TOLERANCE = 1e-5
 """float32 sums of some hundred terms, in another order."""
@@ -80,3 +81,18 @@ def test_sum_of_tiles_is_the_adjoint_of_spreading_blocks():
 
 def test_tiles_are_cut_to_the_weight():
     assert tile_shape(Layout.parse("tile:64x1"), (10, 4, 3, 3)) == (10, 1, 3, 3)
+
+
+@pytest.mark.parametrize("shape", [(3, 8), (4, 8, 3, 3)])
+def test_n_m_keeps_the_best_of_every_group(shape):
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    layout = Layout.parse("2:4")
+    values, assignment = assign_blocks(weight, layout)
+    kept = weight * assignment.expand(torch.tensor([1.0, 1.0, 0.0, 0.0]))
+    groups = kept.reshape(shape[0], 2, 4, *shape[2:])
+    assert bool((groups.count_nonzero(2) == 2).all())
+    best = weight.abs().reshape(shape[0], 2, 4, *shape[2:]).topk(2, dim=2).values
+    assert torch.allclose(groups.abs().sum(2), best.sum(2))
+    assert torch.allclose(values[:2].sum(), best.sum())
+    assert kept_size(kept, layout) == 2.0
+    assert kept_size(weight, layout) == 4.0

@@ -74,8 +74,8 @@ def plan_command(
         Path | None,
         typer.Option(
             "--checkpoint",
-            help="Weights: .safetensors or a torch file of tensors. For a workload or with --meta a "
-            ".safetensors file or the folder of a checkpoint, read as a stream.",
+            help="Weights: .safetensors or a torch file of tensors. For a workload or with --meta "
+            "a .safetensors file or the folder of a checkpoint, read as a stream.",
         ),
     ] = None,
     on_meta: Annotated[

@@ -133,8 +133,8 @@ def _promise(model: nn.Module, plan: Plan, inputs: Sequence[Tensor], form: Form)
         layout = Layout.parse(layer.layout)
         if form is Form.LOWERED and layout.kind is LayoutKind.N_M:
             raise ExportError(
-                f"layer {layer.name} is pruned in the pattern {layer.layout}, for which ONNX has no "
-                "form; use the form masked, and let the device's own compiler find the pattern"
+                f"layer {layer.name} is pruned in the pattern {layer.layout}, for which ONNX has "
+                "no form; use the form masked, and let the device's own compiler find the pattern"
             )
         if form is Form.LOWERED and not layout.balanced_step:
             raise ExportError(
