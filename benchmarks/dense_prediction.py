@@ -31,17 +31,13 @@ def prepare(model: str, folder: Path) -> None:
     import onnx_ir as ir
     import torch
 
-    library = torch.library.Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor self) -> Tensor")
-    import torchvision
-
     from spartan_planner.export.torch_to_onnx import torch_to_onnx
     from spartan_planner.extraction import extract_workload
     from spartan_planner.graph_skeleton import graph_text
+    from spartan_planner.model_names import load_model
 
     torch.manual_seed(0)
-    network = getattr(torchvision.models, model)(weights=None).eval()
+    network = load_model(f"torchvision:{model}").eval()
     inputs = (torch.randn(INPUT_SHAPE),)
     workload = extract_workload(network, inputs, model)
     exported = torch_to_onnx(network, inputs)
@@ -91,6 +87,9 @@ def compare(model: str, folder: Path) -> dict[str, object]:
         "layers_ms": round(speed * layers_ms, 3),
         "rest_ms": round(speed * timing.rest_ms, 3),
         "in_situ_factors": provenance.in_situ_factors,
+        "num_shapes": len(device.layers),
+        "roofline_leave_one_out_median_error": device.roofline.median_error,
+        "roofline_error_band": list(device.roofline.error_band),
         "widest_half_width": provenance.widest_half_width,
         "device_speed_ratio": round(speed, 4),
         "yardstick_ms": provenance.yardstick_ms,
@@ -112,12 +111,13 @@ def table(results: list[dict[str, object]]) -> str:
     lines = [
         f"{first['cpu']}, {first['num_threads']} thread(s), {first['runtime']}, {first['date']}",
         f"{'model':16} {'predicted ms':>12} {'measured ms':>12} {'ratio':>7} {'rest ms':>8}"
-        "  in-situ factors",
+        f" {'left out':>9}  in-situ factors",
     ]
     for item in results:
         lines.append(
             f"{item['model']:16} {item['predicted_ms']:12.3f} {item['measured_ms']:12.3f} "
-            f"{item['predicted_over_measured']:7.3f} {item['rest_ms']:8.3f}  "
+            f"{item['predicted_over_measured']:7.3f} {item['rest_ms']:8.3f} "
+            f"{item['roofline_leave_one_out_median_error']:9.1%}  "
             + ", ".join(f"{name} {value:.3f}" for name, value in item["in_situ_factors"].items())
         )
     return "\n".join(lines) + "\n"
