@@ -6,8 +6,9 @@ roofline's ``error_band``, most often.
 
 import math
 
-from cost_models.device_profile import DeviceProfile, LayerTiming
+from cost_models.device_profile import DeviceProfile
 from cost_models.errors import CostModelError
+from cost_models.layer_timing import LayerTiming
 from cost_models.layout import Layout
 from cost_models.linear_cost import CostSource, LinearCost
 from cost_models.roofline import (

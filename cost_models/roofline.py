@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from cost_models.device_profile import DeviceFacts, Roofline, RooflineClass
+from cost_models.device_facts import DeviceFacts, Roofline, RooflineClass
 from cost_models.errors import CostModelError
 from cost_models.flops import FLOPS_PER_MAC
 from cost_models.layout import Layout, LayoutKind

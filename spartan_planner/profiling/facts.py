@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from cost_models import DeviceFacts, Fact, LayerShape, LayerTiming
-from cost_models.device_profile import Category
+from cost_models.device_facts import Category
 from cost_models.roofline import layer_work
 from spartan_planner.onnx_sessions import Session, open_session, session_options
 from spartan_planner.runtimes.benchmark_network import IR_VERSION, OPSET, dense_network
