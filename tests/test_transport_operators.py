@@ -104,12 +104,12 @@ def test_hard_rows_are_never_over(values, share, cost):
     ("arguments", "message"),
     [
         ((torch.tensor(1.0), 1.0, 1.0), "at least one axis"),
-        ((torch.tensor([1, 2]), 1.0, 1.0), "floating-point"),
-        ((torch.tensor([1.0, math.nan]), 1.0, 1.0), "without NaN"),
+        ((torch.tensor([1, 2]), 1.0, 1.0), "values are torch.int64; they must be one of"),
+        ((torch.tensor([1.0, math.nan]), 1.0, 1.0), "some are NaN"),
         ((torch.rand(3), -1.0, 1.0), "positive and finite"),
         ((torch.rand(3), torch.rand(2), 1.0), "do not broadcast"),
-        ((torch.rand(3), 1.0, 4.0), "outside what its row can spend"),
-        ((torch.rand(3), 1.0, math.nan), "outside what its row can spend"),
+        ((torch.rand(3), 1.0, 4.0), "Row 0: The budget is 4, but it must lie between 0 and 3,"),
+        ((torch.rand(3), 1.0, math.nan), "The budget is nan"),
     ],
 )
 def test_bad_input_is_refused(arguments, message):

@@ -57,7 +57,8 @@ class PriceSolution:
 class SoftSelection:
     """Soft masks of the shapes and dtypes of the values, and the price behind them.
 
-    ``price`` is in the mean-normalised unit of z = value / (cost / mean cost);
+    ``price`` is in the mean-normalised unit of z = value / (cost / mean cost), and
+    ``exact_price`` the same to more digits (infinite in the limits);
     ``num_iterations`` counts full reads of the values that evaluated the budget;
     ``relative_budget_error`` is ``|sum c m - budget| / budget`` before the masks are rounded to a
     half-precision dtype.
@@ -65,6 +66,7 @@ class SoftSelection:
 
     masks: tuple[Tensor, ...]
     price: float
+    exact_price: Price
     num_iterations: int
     relative_budget_error: float
     status: SelectionStatus
@@ -76,7 +78,8 @@ class HardSelection:
 
     ``threshold`` is the z of the first block that no longer fits (-inf when all are kept, +inf
     when the budget is zero), in value per unit of the costs as given; ``cost`` and ``num_kept``
-    are those of what is kept, over all ranks of the process group.
+    are those of what is kept, over all ranks of the process group; ``relative_budget_error`` is
+    ``(budget - cost) / budget``, what is left over, never below 0.
     """
 
     masks: tuple[Tensor, ...]
@@ -84,3 +87,9 @@ class HardSelection:
     cost: float
     num_kept: int
     status: SelectionStatus
+    relative_budget_error: float
+
+
+def left_of_budget(cost: float, budget: float) -> float:
+    """Return the fraction of a budget that a cost leaves, 0 for a budget of nothing."""
+    return (budget - cost) / budget if budget > 0.0 else 0.0

@@ -20,7 +20,7 @@ from spartan_planner.transport.price import (
     usable_price,
 )
 from spartan_planner.transport.problem import Cost, Problem, build_problem
-from spartan_planner.transport.results import SelectionStatus, SoftSelection
+from spartan_planner.transport.results import Price, SelectionStatus, SoftSelection
 
 
 def solve_soft_topk(
@@ -79,11 +79,23 @@ def solve_into(
         if root is None:
             return _written(start_search(problem, beta), masks, start)
         reads, error = root.num_iterations, root.relative_budget_error
-        return SoftSelection(masks, root.price.value(beta), reads, error, SelectionStatus.CONVERGED)
+        return _selection(masks, root.price, beta, reads, error, SelectionStatus.CONVERGED)
     check_values(problem)
     for mask in masks:
         mask.fill_(0.0 if limit is SelectionStatus.NOTHING_KEPT else 1.0)
-    return SoftSelection(masks, limit_price(limit), 0, 0.0, limit)
+    return _selection(masks, Price(limit_price(limit)), beta, 0, 0.0, limit)
+
+
+def _selection(
+    masks: tuple[Tensor, ...],
+    price: Price,
+    beta: float,
+    num_iterations: int,
+    error: float,
+    status: SelectionStatus,
+) -> SoftSelection:
+    """Return a selection with its price as one float, too."""
+    return SoftSelection(masks, price.value(beta), price, num_iterations, error, status)
 
 
 def _written(
@@ -109,4 +121,4 @@ def _written(
         error = search.write(outputs, found.root.price, found.arithmetic)
     converged = error <= 2.0 * search.tolerance_in(found.arithmetic)
     status = SelectionStatus.CONVERGED if converged else SelectionStatus.NOT_CONVERGED
-    return SoftSelection(masks, found.root.price.value(search.beta), reads + 1, error, status)
+    return _selection(masks, found.root.price, search.beta, reads + 1, error, status)
