@@ -26,7 +26,7 @@ from spartan_planner.transport.problem import (
     budget_sentence,
     build_problem,
     check_dtype,
-    is_number,
+    is_real,
     is_tensor,
 )
 from spartan_planner.transport.results import Price, SelectionStatus
@@ -37,7 +37,7 @@ from spartan_planner.transport.values import is_finite
 # Rows longer than this are solved one by one by the segmented solvers, which read in chunks.
 _LONG_ROW = 1 << 14
 # Elements of the rows solved together: float64 scratch of a dozen such tensors stays in L2.
-_ROW_CHUNK = 1 << 16
+_ROW_CHUNK = 1 << 15
 # What docs/transport.md promises of a row's budget; short rows are solved in float64 whatever
 # the dtype of their values, so a row beyond this has reached its iteration limit.
 _PROMISED_BUDGET_ERROR = 1.0e-9
@@ -181,7 +181,7 @@ def _check_values(values: Tensor) -> None:
 
 def _as_tensor(name: str, given: Cost, values: Tensor) -> Tensor:
     """Return a number or a tensor as a tensor of its own dtype beside the values."""
-    if not (is_tensor(given) or is_number(given)):
+    if not is_real(given):
         raise TransportError(
             f"{name} must be a number or a tensor of real numbers; got {type(given).__name__}."
         )

@@ -202,15 +202,18 @@ def checked_names(count: int, names: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def is_tensor(given: object) -> bool:
-    """Say whether this is a tensor of real numbers, whatever its annotation says."""
-    return isinstance(given, Tensor) and not given.is_complex()
+    """Say whether this is a tensor, whatever its annotation says."""
+    return isinstance(given, Tensor)
+
+
+def is_real(given: object) -> bool:
+    """Say whether this is a real number or a tensor of real numbers."""
+    return isinstance(given, Real) or (isinstance(given, Tensor) and not given.is_complex())
 
 
 def is_number(given: object) -> bool:
     """Say whether this is a real number, or a tensor that holds one."""
-    return isinstance(given, Real) or (
-        isinstance(given, Tensor) and given.numel() == 1 and not given.is_complex()
-    )
+    return is_real(given) and (not isinstance(given, Tensor) or given.numel() == 1)
 
 
 def check_dtype(name: str, dtype: torch.dtype) -> None:
@@ -231,7 +234,7 @@ def _check_segment(name: str, values: Tensor, cost: Cost) -> None:
     if not is_tensor(values):
         raise TransportError(f"Values of {name} must be a tensor; got {type(values).__name__}.")
     check_dtype(f"Values of {name}", values.dtype)
-    if not (is_tensor(cost) or is_number(cost)):
+    if not is_real(cost):
         raise TransportError(
             f"The cost of {name} must be a number or a tensor; got {type(cost).__name__}."
         )
