@@ -278,9 +278,9 @@ def _solve_long(problem: _RowProblem, beta: float, mask: Tensor, prices: _Prices
     """Do as :func:`_solve_short`, one row after the other with the segmented solver."""
     worst = 0.0
     for index in range(mask.shape[0]):
-        found = solve_into((mask[index],), problem.row(index), beta)
+        found, price = solve_into((mask[index],), problem.row(index), beta)
         if prices is not None:
-            prices.put_row(index, found.exact_price)
+            prices.put_row(index, price)
         if found.status is SelectionStatus.NOT_CONVERGED:
             worst = max(worst, found.relative_budget_error)
     return worst

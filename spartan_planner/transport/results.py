@@ -57,8 +57,7 @@ class PriceSolution:
 class SoftSelection:
     """Soft masks of the shapes and dtypes of the values, and the price behind them.
 
-    ``price`` is in the mean-normalised unit of z = value / (cost / mean cost), and
-    ``exact_price`` the same to more digits (infinite in the limits);
+    ``price`` is in the mean-normalised unit of z = value / (cost / mean cost);
     ``num_iterations`` counts full reads of the values that evaluated the budget;
     ``relative_budget_error`` is ``|sum c m - budget| / budget`` before the masks are rounded to a
     half-precision dtype.
@@ -66,7 +65,6 @@ class SoftSelection:
 
     masks: tuple[Tensor, ...]
     price: float
-    exact_price: Price
     num_iterations: int
     relative_budget_error: float
     status: SelectionStatus

@@ -64,13 +64,16 @@ def solve_soft_topk(
         torch.empty_like(value, memory_format=torch.contiguous_format, requires_grad=False)
         for value in values
     )
-    return solve_into(masks, problem, check_beta(beta), initial_price)
+    return solve_into(masks, problem, check_beta(beta), initial_price)[0]
 
 
 def solve_into(
     masks: tuple[Tensor, ...], problem: Problem, beta: float, initial_price: float | None = None
-) -> SoftSelection:
-    """Solve a checked problem and write its masks to contiguous tensors."""
+) -> tuple[SoftSelection, Price]:
+    """Solve a checked problem and write its masks to contiguous tensors.
+
+    Returns the selection, and its price to more digits (infinite in the limits).
+    """
     limit = limit_status(problem)
     if limit is None:
         start, flat = usable_price(initial_price), [mask.view(-1) for mask in masks]
@@ -93,14 +96,14 @@ def _selection(
     num_iterations: int,
     error: float,
     status: SelectionStatus,
-) -> SoftSelection:
-    """Return a selection with its price as one float, too."""
-    return SoftSelection(masks, price.value(beta), price, num_iterations, error, status)
+) -> tuple[SoftSelection, Price]:
+    """Return a selection, whose price is one float, and the price to more digits."""
+    return SoftSelection(masks, price.value(beta), num_iterations, error, status), price
 
 
 def _written(
     search: PriceSearch, masks: tuple[Tensor, ...], initial_price: float | None
-) -> SoftSelection:
+) -> tuple[SoftSelection, Price]:
     """Search, write the masks, and measure the budget error on what was written.
 
     Writing evaluates the budget anyway, so a step that cubic convergence vouches for is written
