@@ -32,7 +32,12 @@ def test_timing_is_found_by_the_whole_shape():
     shape = conv_shape(64, 64)
     profile = profile_of(timing_of(linear_shape()), timing_of(shape))
     assert profile.timing(conv_shape(64, 64)) is profile.layers[1]
-    for changed in ({"has_bias": True}, {"stride": (2, 2)}, {"dtype": "float16"}, {"padding": (0, 0)}):
+    for changed in (
+        {"has_bias": True},
+        {"stride": (2, 2)},
+        {"dtype": "float16"},
+        {"padding": (0, 0)},
+    ):
         assert profile.timing(replace(shape, **changed)) is None
 
 
@@ -135,5 +140,5 @@ def test_more_threads_than_any_machine_has_are_refused():
 
 def test_classes_of_a_roofline_are_those_of_layers():
     assert set(LAYER_CLASSES) == {*get_args(LayerClass), ANY_CLASS}
-    with pytest.raises(ValueError, match="layer_class must be one of conv, .* found 'convv'"):
+    with pytest.raises(ValueError, match=r"layer_class must be one of conv, .* found 'convv'"):
         RooflineClass("convv", 0.5, 0.5, 0.0)

@@ -1,6 +1,7 @@
 """torch's own exporter, quietly, with a batch of any size."""
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,8 +26,8 @@ def torch_to_onnx(model: nn.Module, example_inputs: Sequence[Tensor]) -> ir.Mode
     try:
         with _quiet():
             program = _export(model, example_inputs)
-    except Exception as error:
-        reason = " ".join(str(_root_cause(error)).split())[:400]
+    except (Exception, SystemExit) as error:
+        reason = _first_sentence(str(_root_cause(error)) or repr(error))
         raise ExportError(f"torch cannot export this model to ONNX: {reason}") from error
     finally:
         model.train(was_training)
@@ -40,6 +41,11 @@ def _root_cause(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return error
+
+
+def _first_sentence(text: str) -> str:
+    """Up to the first full stop: pages of advice to the model's author follow."""
+    return re.split(r"\.\s", " ".join(text.split()), maxsplit=1)[0].rstrip(".")[:300]
 
 
 def _export(model: nn.Module, example_inputs: Sequence[Tensor]) -> torch.onnx.ONNXProgram | None:
