@@ -534,7 +534,7 @@ def test_an_open_batch_is_one_and_other_open_sizes_are_asked_for(path):
     assert workload_of_onnx(path, [(3, 11, 7)]).layers[0].shape.input_shape == (3, 11, 7)
     open_model(path, "batch", "tokens", 7)
     assert workload_of_onnx(path, [(1, 13, 7)]).layers[0].positions == 13
-    with pytest.raises(ModelError, match="input 'x' of the model has open dimensions"):
+    with pytest.raises(ModelError, match=r"has open dimensions .* inspect FILE.onnx --input-shape"):
         workload_of_onnx(path)
 
 
@@ -649,3 +649,28 @@ def test_damaged_files_give_a_workload_or_one_clear_error(tmp_path_factory, cont
     # Any other exception fails the test.
     with suppress(SpartanPlannerError):
         workload_of_onnx(path)
+
+
+def test_work_of_one_sample_only_is_counted_as_torch_extraction_counts_it(path):
+    class First(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x):
+            return self.a(x) + self.b(x[:1])
+
+    nodes = [
+        node("MatMul", ["x", "a"], "left"),
+        node("Slice", ["x", "zero", "one"], "first"),
+        node("MatMul", ["first", "b"], "right"),
+        node("Add", ["left", "right"]),
+    ]
+    ends = {"zero": np.array([0]), "one": np.array([1])}
+    write(path, nodes, {"a": array(8, 8), "b": array(8, 8), **ends}, {"x": (4, 8)})
+    every, first = workload_of_onnx(path).layers
+    assert (every.macs, every.sliced, every.prunable) == (64, None, True)
+    _, expected = extract_workload(First(), [torch.randn(4, 8)], "first").layers
+    assert first.macs == expected.macs == 16
+    assert first.sliced == expected.sliced
+    assert first.not_prunable_because == expected.not_prunable_because

@@ -237,6 +237,12 @@ def test_a_profile_that_contradicts_itself_is_refused(path, value):
         parse_document(yaml.dump(tree), DeviceProfile, "profile mine.yaml")
 
 
+def test_another_schema_version_is_refused_with_what_to_do():
+    tree = {**TREES[0], "schema_version": 1}
+    with pytest.raises(DocumentError, match=r"schema_version 1 is not read .* reads 2; make the"):
+        parse_document(yaml.dump(tree), DeviceProfile, "profile mine.yaml")
+
+
 @pytest.mark.parametrize("text", ["", "{", "a: 1\na: 2", "[1, 2]", TEXTS[0][:200]])
 def test_the_command_line_refuses_what_is_no_profile(tmp_path, capsys, text):
     path = Path(tmp_path) / "mine.yaml"
