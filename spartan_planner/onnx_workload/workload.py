@@ -26,6 +26,7 @@ from spartan_planner.onnx_workload.products import (
     read_matmul,
 )
 from spartan_planner.onnx_workload.reading import read_hollow
+from spartan_planner.onnx_workload.recurrent import read_recurrent
 from spartan_planner.onnx_workload.shapes import Shape, input_shapes_of, value_shapes
 from spartan_planner.onnx_workload.tracing import ShapedGraph
 from spartan_planner.onnx_workload.uses import Product, Reading, WeightUse
@@ -42,6 +43,7 @@ _READERS: dict[str, Callable[[NodeProto, ShapedGraph], Reading]] = {
     "Einsum": read_einsum,
     "Attention": read_attention,
     "Gather": read_gather,
+    **dict.fromkeys(("RNN", "GRU", "LSTM"), read_recurrent),
 }
 """How to read each operation that can consume a weight or multiply activations."""
 
@@ -215,6 +217,9 @@ def _layer(uses: Sequence[WeightUse], batch_size: int) -> LayerWorkload:
 def _not_prunable_because(uses: Sequence[WeightUse], is_sliced: bool, is_even: bool) -> str:
     if any(use.shape.op == "embedding" for use in uses):
         return "rows are looked up in it"
+    reasons = [use.not_prunable_because for use in uses if use.not_prunable_because]
+    if reasons:
+        return reasons[0]
     if is_sliced:
         return "its nodes each consume a part of it"
     if not is_even:
