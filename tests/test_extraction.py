@@ -337,7 +337,7 @@ def test_a_traced_model_has_the_layers_of_the_model():
 
 
 class Ending(nn.Linear):
-    def forward(self, x):
+    def forward(self, _):
         raise SystemExit(0)
 
 
