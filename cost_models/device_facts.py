@@ -26,6 +26,12 @@ Category = Literal[
 ELEMENT_TYPES = ("float64", "float32", "float16", "bfloat16", "int8")
 """Element types of which a device's rates and energies are stated."""
 
+LAYER_CLASSES = (
+    *("conv", "pointwise", "depthwise", "grouped", "linear", "vector", "embedding"),
+    *("transposed", "lowered", "any"),
+)
+"""Classes of layers whose efficiencies a roofline states; ``any`` stands for all it leaves out."""
+
 _N_M_PATTERN = re.compile(r"([1-9]\d?):([1-9]\d?)")
 
 
@@ -116,7 +122,10 @@ class RooflineClass:
     is_pooled: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse efficiencies that are not positive."""
+        """Refuse unknown classes and efficiencies that are not positive."""
+        if self.layer_class not in LAYER_CLASSES:
+            known = ", ".join(LAYER_CLASSES)
+            raise ValueError(f"layer_class must be one of {known}, found {self.layer_class!r}")
         require_positive(self, "compute_efficiency", "bandwidth_efficiency")
         require_not_negative(self, "overhead_ms")
 

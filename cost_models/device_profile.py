@@ -1,5 +1,7 @@
 """The device profile: facts about a device, and what was measured on it, where, when and how."""
 
+import datetime
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,6 +15,15 @@ from cost_models.layer_timing import LayerTiming, ModelTiming
 from cost_models.workload import LayerShape
 
 PROFILE_SCHEMA_VERSION = 2
+
+UNKNOWN = "unknown"
+"""What stands where nobody wrote down when, or by which frequency governor, it was measured."""
+
+_MOST_THREADS = 2**16
+"""More threads than any machine runs; more threads than cores are allowed, if seldom wise."""
+
+_GREATEST_FACTOR = 1e3
+"""A layer inside a model does not take a thousand times, or a thousandth of, its time apart."""
 
 
 @document
@@ -40,6 +51,9 @@ class Device:
         """Refuse machines without cores."""
         require_positive(self, "num_cores", "num_threads")
         require_not_negative(self, "load_average")
+        for name in ("num_cores", "num_threads"):
+            if getattr(self, name) > _MOST_THREADS:
+                raise ValueError(f"{name} must be at most {_MOST_THREADS}")
 
 
 @document
@@ -65,7 +79,7 @@ class Provenance:
 
     Attributes:
         source: ``measured``, the only kind that holds layer timings.
-        date: when, ISO 8601 in UTC.
+        date: when, ISO 8601 in UTC; ``unknown`` for figures that others took without saying.
         versions: versions of the packages that took part.
         num_rounds: interleaved rounds; the half in which the device was quietest counts.
         duration_s: how long the measurement took.
@@ -97,6 +111,38 @@ class Provenance:
         """Refuse a measurement without rounds and figures below zero."""
         require_positive(self, "num_rounds", "yardstick_ms")
         require_not_negative(self, "duration_s", "median_fit_error", "max_fit_error")
+        if self.median_fit_error > self.max_fit_error:
+            raise ValueError("median_fit_error must not exceed max_fit_error")
+        _require_date(self.date)
+        for name, factor in self.in_situ_factors.items():
+            if not 1 / _GREATEST_FACTOR <= factor <= _GREATEST_FACTOR:
+                raise ValueError(
+                    f"in_situ_factors.{name} must lie between {1 / _GREATEST_FACTOR:g} and "
+                    f"{_GREATEST_FACTOR:g}, found {factor:g}"
+                )
+        if self.widest_half_width is not None:
+            require_not_negative(self, "widest_half_width")
+        if any(not 0 <= core < _MOST_THREADS for core in self.pinned_cores):
+            raise ValueError("pinned_cores must hold numbers of cores, from 0")
+        _require_distinct("pinned_cores", "core", self.pinned_cores)
+
+
+def _require_date(text: str) -> None:
+    if text == UNKNOWN:
+        return
+    try:
+        datetime.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError(
+            f"date must be ISO 8601, such as 2025-01-31T12:00:00+00:00, or {UNKNOWN!r}, found "
+            f"{text!r}"
+        ) from error
+
+
+def _require_distinct(field_name: str, kind: str, items: Iterable[Hashable]) -> None:
+    held = list(items)
+    if len(set(held)) != len(held):
+        raise ValueError(f"{field_name} must not hold the same {kind} twice")
 
 
 @document
@@ -143,9 +189,8 @@ class DeviceProfile:
         require_not_negative(self, "run_overhead_ms")
         if (self.layers or self.models) and self.measurement is None:
             raise ValueError("a profile with timings must say in 'measurement' how they were taken")
-        shapes = [layer.shape for layer in self.layers]
-        if len(set(shapes)) != len(shapes):
-            raise ValueError("layers must not hold the same shape twice")
+        _require_distinct("layers", "shape", (layer.shape for layer in self.layers))
+        _require_distinct("models", "fingerprint", (model.fingerprint for model in self.models))
 
     def timing(self, shape: LayerShape) -> LayerTiming | None:
         """Return the times of a shape, or ``None`` when it was not measured."""

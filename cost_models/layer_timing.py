@@ -11,6 +11,12 @@ from cost_models.layout import Layout
 from cost_models.linear_cost import LinearCost
 from cost_models.workload import LayerShape
 
+_MOST_MISFIT = 3.0
+"""A fit that is off by more than this factor at every one of its samples is not theirs."""
+
+_ROUNDING = 0.01
+"""Relative: what rounding may add to a sum of times."""
+
 
 @document
 @dataclass(frozen=True)
@@ -48,6 +54,30 @@ class SparseTiming:
         """Refuse unknown layouts and negative times."""
         Layout.parse(self.layout)
         require_not_negative(self, "fixed_ms", "per_block_ms", "max_fit_error")
+        if not self.samples:
+            raise ValueError("samples must hold what was measured, they are empty")
+        if not any(self._is_near(sample) for sample in self.samples):
+            raise ValueError(
+                "fixed_ms and per_block_ms must tell the time of a sample, they are off by more "
+                f"than a factor {_MOST_MISFIT:g} at every one"
+            )
+
+    def _is_near(self, sample: Sample) -> bool:
+        fitted = self.fixed_ms + self.per_block_ms * sample.num_kept_blocks
+        return sample.latency_ms / _MOST_MISFIT <= fitted <= sample.latency_ms * _MOST_MISFIT
+
+    def require_fit(self, shape: LayerShape) -> None:
+        """Refuse a layer whose weight has fewer blocks than a sample kept.
+
+        Raises:
+            ValueError: saying how many it has.
+        """
+        num_blocks = Layout.parse(self.layout).num_blocks(shape.weight_shape)
+        most = max(sample.num_kept_blocks for sample in self.samples)
+        if most > num_blocks:
+            raise ValueError(
+                f"a sample of {self.layout} keeps {most} blocks, the weight has {num_blocks}"
+            )
 
 
 @document
@@ -74,6 +104,8 @@ class LayerTiming:
         layouts = [sparse.layout for sparse in self.sparse]
         if len(set(layouts)) != len(layouts):
             raise ValueError("sparse must not hold the same layout twice")
+        for sparse in self.sparse:
+            sparse.require_fit(self.shape)
 
     def linear_cost(self, sparse: SparseTiming) -> LinearCost:
         """Return the linear cost of one of the sparse forms."""
@@ -95,7 +127,8 @@ class ModelTiming:
         fingerprint: the workload's.
         dense_ms: time of one run.
         layers_ms: the part of it that belongs to layers.
-        rest_ms: the part that belongs to no layer: other operations and the run itself.
+        rest_ms: the part that belongs to no layer: other operations and the run itself; zero
+            where the layers, timed apart, take longer than the whole.
     """
 
     model: str
@@ -108,3 +141,9 @@ class ModelTiming:
         """Refuse times that are not positive."""
         require_positive(self, "dense_ms", "layers_ms")
         require_not_negative(self, "rest_ms")
+        rest_ms = max(0.0, self.dense_ms - self.layers_ms)
+        if abs(self.rest_ms - rest_ms) > _ROUNDING * self.dense_ms:
+            raise ValueError(
+                f"layers_ms and rest_ms must add up to dense_ms, which leaves {rest_ms:g} for "
+                f"rest_ms, found {self.rest_ms:g}"
+            )

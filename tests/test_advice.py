@@ -7,7 +7,7 @@ import pytest
 from builders import conv_shape, linear_shape, profile_of, timing_of, workload_of
 from rich.console import Console
 
-from cost_models import LayerWorkload, Layout, SparseTiming, cost_model
+from cost_models import LayerWorkload, Layout, Sample, SparseTiming, cost_model
 from spartan_planner.advice import DENSITIES, WORTHWHILE, advise
 from spartan_planner.report import advice_table
 
@@ -27,7 +27,8 @@ WORKLOAD = workload_of(*LAYERS)
 
 def sparse(shape, text, fixed, per_density):
     num_blocks = Layout.parse(text).num_whole_blocks(shape.weight_shape)
-    return SparseTiming(text, fixed, per_density / num_blocks, 0.0, ())
+    per_block = per_density / num_blocks
+    return SparseTiming(text, fixed, per_block, 0.0, (Sample(1, fixed + per_block),))
 
 
 def timing(shape, dense, *forms):

@@ -187,7 +187,7 @@ SHAPES = (
     linear_shape(10, 20, (3,)),
     LayerShape("embedding", (10, 4), (1, 3)),
     LayerShape("conv_transpose2d", (8, 4, 2, 2), (1, 8, 4, 4)),
-    LayerShape("conv2d", (8, 4, 2, 2), (1, 8)),
+    LayerShape("conv1d", (8, 4, 2), (1, 8, 5), 2),
 )
 
 

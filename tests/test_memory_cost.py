@@ -158,6 +158,6 @@ def test_sliced_weights_count_whole_once():
 
 
 def test_unknown_element_types_are_refused_never_priced_at_zero():
-    layer = LayerWorkload("w", conv_shape(8, 4, dtype="float3"), 64)
-    with pytest.raises(CostModelError, match="'float3' is not known; known are: float64"):
+    layer = LayerWorkload("w", conv_shape(8, 4, dtype="complex64"), 64)
+    with pytest.raises(CostModelError, match="'complex64' is not known; known are: float64"):
         MEMORY.dense_cost(layer, None)

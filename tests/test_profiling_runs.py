@@ -61,7 +61,9 @@ def cnn_workload() -> Workload:
         LayerWorkload("a", conv_shape(32, 32, 3, SIDE), SIDE * SIDE, num_uses=2),
         LayerWorkload("head", head, 1),
     )
-    graph = graph_text(ir.from_proto(model), [(1, 32, SIDE, SIDE)])
+    graph = graph_text(
+        ir.from_proto(model), [(1, 32, SIDE, SIDE)], fingerprint=workload_of().fingerprint
+    )
     return replace(workload_of(*layers), graph=graph)
 
 

@@ -16,7 +16,7 @@ from spartan_planner.cli.options import (
     Model,
     Seed,
     print_json,
-    require_output_folder,
+    require_output,
 )
 from spartan_planner.console import show
 from spartan_planner.errors import ExportError, ModelError, UsageError
@@ -50,7 +50,7 @@ def inspect_command(
 ) -> None:
     """Describe the weights of MODEL (or of an .onnx file): shapes, positions, multiply-adds."""
     if out:
-        require_output_folder(out)
+        require_output(out, Path(model), inputs, checkpoint)
     if Path(model).suffix == ".onnx":
         _refuse_torch_options(inputs, checkpoint, on_meta)
         workload = _of_onnx(Path(model), input_shape, with_graph)
@@ -101,12 +101,14 @@ def _of_torch(
         )
     loaded, examples = load(model, input_shape, inputs, checkpoint, seed, on_meta)
     workload = extract_workload(loaded, examples, model)
-    return (
-        replace(workload, graph=_graph_of(loaded, examples, on_meta)) if embed_graph else workload
-    )
+    if not embed_graph:
+        return workload
+    return replace(workload, graph=_graph_of(loaded, examples, on_meta, workload.fingerprint))
 
 
-def _graph_of(model: "nn.Module", examples: "tuple[Tensor, ...]", on_meta: bool) -> str:
+def _graph_of(
+    model: "nn.Module", examples: "tuple[Tensor, ...]", on_meta: bool, fingerprint: str
+) -> str:
     """Return the model's graph as text; empty, with a notice, where there is none to be had."""
     from spartan_planner.export.torch_to_onnx import torch_to_onnx
     from spartan_planner.graph_skeleton import graph_text, initializer_names
@@ -123,7 +125,8 @@ def _graph_of(model: "nn.Module", examples: "tuple[Tensor, ...]", on_meta: bool)
     try:
         exported = torch_to_onnx(model, examples)
         names = initializer_names(exported, parameters)
-        return graph_text(exported, [tuple(item.shape) for item in examples], names)
+        shapes = [tuple(item.shape) for item in examples]
+        return graph_text(exported, shapes, names, fingerprint)
     except (ExportError, ModelError) as error:
         _notice(str(error))
         return ""

@@ -16,7 +16,7 @@ from spartan_planner.cli.options import (
     Model,
     Seed,
     print_json,
-    require_output_folder,
+    require_output,
 )
 from spartan_planner.console import show
 from spartan_planner.errors import UsageError
@@ -48,7 +48,7 @@ def plan_command(
     as_json: AsJson = False,
 ) -> None:
     """Plan which blocks of MODEL to keep, and predict the cost, before any training."""
-    require_output_folder(out)
+    require_output(out, Path(profile) if profile else None, inputs, checkpoint)
     budgets = [parse_budget(text) for text in budget]
     if beta is not None and not 0 < beta < math.inf:
         raise UsageError(f"beta {beta} must be positive and finite")
