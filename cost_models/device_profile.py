@@ -10,7 +10,8 @@ from cost_models.figures import (
     require_positive,
 )
 from cost_models.layer_timing import LayerTiming, ModelTiming
-from cost_models.workload import LayerShape
+from cost_models.shapes_digest import shapes_digest
+from cost_models.workload import LayerShape, Workload
 
 PROFILE_SCHEMA_VERSION = 2
 
@@ -151,6 +152,8 @@ class DeviceProfile:
         """Return the times of a shape, or ``None`` when it was not measured."""
         return next((layer for layer in self.layers if layer.shape == shape), None)
 
-    def model_timing(self, fingerprint: str) -> ModelTiming | None:
-        """Return the times of a whole model, or ``None`` when it was not measured."""
-        return next((model for model in self.models if model.fingerprint == fingerprint), None)
+    def model_timing(self, workload: Workload) -> ModelTiming | None:
+        """Return the times of a whole model, or ``None`` when it was not measured at its shapes."""
+        wanted = workload.fingerprint, shapes_digest(workload)
+        found = (item for item in self.models if (item.fingerprint, item.shapes_digest) == wanted)
+        return next(found, None)

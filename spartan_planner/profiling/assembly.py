@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cost_models import LayerShape, LayerTiming, Layout, ModelTiming, Sample, SparseTiming, Workload
+from cost_models.shapes_digest import shapes_digest
 from spartan_planner.profiling.fit import fit_linear
 from spartan_planner.profiling.measurement_plan import Batch
 from spartan_planner.profiling.rounds import Figures
@@ -109,6 +110,7 @@ def compose(
         dense_ms=_round(whole_ms),
         layers_ms=_round(layers_ms),
         rest_ms=_round(whole_ms - layers_ms),
+        shapes_digest=shapes_digest(workload),
     )
     return InSitu(timing, {name: _round(factor) for name, factor in factors.items()})
 
