@@ -80,7 +80,15 @@ def test_layout_that_was_not_measured_is_as_much_off_as_dense_was():
 
 @pytest.mark.parametrize(
     ("shape", "text"),
-    [(SHAPE, "element"), (linear_shape(64, 64), "tile:32x1"), (linear_shape(64, 64), "element")],
+    [
+        (SHAPE, "element"),
+        (SHAPE, "tile:32x1"),
+        (SHAPE, "tile:32x4"),
+        (linear_shape(64, 64), "tile:32x1@16"),
+        (linear_shape(64, 64), "element"),
+        (conv_shape(64, 16, groups=4, input_shape=(1, 64, 8, 8)), "tile:16x1@16"),
+        (LayerShape("conv_transpose2d", (64, 64, 2, 2), (1, 64, 4, 4)), "tile:32x1@16"),
+    ],
 )
 @pytest.mark.parametrize("dense", [None, 0.5])
 def test_zeros_that_nothing_skips_gain_nothing(shape, text, dense):
