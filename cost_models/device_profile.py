@@ -59,6 +59,9 @@ class Runtime:
     provider: str
 
 
+_FIT_ERRORS = ("median_fit_error", "max_fit_error")
+
+
 @document
 @dataclass(frozen=True)
 class Provenance:
@@ -72,7 +75,8 @@ class Provenance:
         duration_s: how long the measurement took.
         yardstick_ms: median time of the yardstick network during the measurement; timing it
             again tells how fast the device is now compared with then.
-        median_fit_error: median over all samples of ``|fitted / measured - 1|``.
+        median_fit_error: median of ``|fitted / measured - 1|`` over all samples of fits to more
+            points than the line has free figures; ``None`` where there is no such fit.
         max_fit_error: largest of the same.
         in_situ_factors: where the whole model was run, by class of layer, the time of its layers
             inside the model over the sum of their times apart from it, by which the times of the
@@ -88,8 +92,8 @@ class Provenance:
     num_rounds: int
     duration_s: float
     yardstick_ms: float
-    median_fit_error: float
-    max_fit_error: float
+    median_fit_error: float | None
+    max_fit_error: float | None
     in_situ_factors: dict[str, float] = field(default_factory=dict)
     widest_half_width: float | None = None
     pinned_cores: tuple[int, ...] = ()
@@ -97,7 +101,8 @@ class Provenance:
     def __post_init__(self) -> None:
         """Refuse a measurement without rounds and figures below zero."""
         require_positive(self, "num_rounds", "yardstick_ms")
-        require_not_negative(self, "duration_s", "median_fit_error", "max_fit_error")
+        known = [name for name in _FIT_ERRORS if getattr(self, name) is not None]
+        require_not_negative(self, "duration_s", *known)
 
 
 @document

@@ -111,6 +111,12 @@ def latency_source(layer: LayerWorkload, profile: DeviceProfile) -> CostSource:
     )
 
 
+def num_calls_beside_layers(workload: Workload) -> int:
+    """Return the operations of one pass that belong to no layer and are not folded into one."""
+    products = sum(product.num_calls for product in workload.products)
+    return products + sum(item.num_calls for item in _unfolded(workload))
+
+
 def operation_name(name: str) -> str:
     """Return one name for what torch, in place or not, and ONNX call differently."""
     functional = name.rstrip("_")
@@ -179,12 +185,7 @@ def _estimated_rest_ms(workload: Workload, profile: DeviceProfile) -> float:
     dtype = workload.layers[0].shape.dtype if workload.layers else "float32"
     run_ms = max(profile.run_overhead_ms, profile.facts.launch_overhead_us.value * 1e-3)
     products = sum(_product_ms(product, dtype, profile) for product in workload.products)
-    folded = FUSED_OPERATIONS | (FOLDED_INTO_CONVOLUTIONS if _is_convolutional(workload) else set())
-    others = sum(
-        _operation_ms(item, dtype, profile)
-        for item in workload.unpriced
-        if operation_name(item.op) not in folded
-    )
+    others = sum(_operation_ms(item, dtype, profile) for item in _unfolded(workload))
     return _finite(run_ms + products + others)
 
 
@@ -201,6 +202,11 @@ def _product_ms(product: ActivationProduct, dtype: str, profile: DeviceProfile) 
     )
     coefficients = roofline_class(profile.roofline, "linear")
     return product.num_calls * roofline_ms(work, coefficients, profile.facts, dtype)
+
+
+def _unfolded(workload: Workload) -> list[UnpricedOperation]:
+    folded = FUSED_OPERATIONS | (FOLDED_INTO_CONVOLUTIONS if _is_convolutional(workload) else set())
+    return [item for item in workload.unpriced if operation_name(item.op) not in folded]
 
 
 def _is_convolutional(workload: Workload) -> bool:

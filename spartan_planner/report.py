@@ -73,7 +73,7 @@ def profile_table(profile: DeviceProfile) -> Table:
                 f"{sparse.fixed_ms:.4f}",
                 f"{sparse.per_block_ms:.5f}",
                 f"{share:.0%} density",
-                f"{sparse.max_fit_error:.1%}",
+                f"{sparse.max_fit_error:.1%}" if len(sparse.samples) > 2 else "-",
             )
     return table
 
