@@ -88,7 +88,9 @@ def estimates_table(profile: DeviceProfile) -> Table:
     roofline = profile.roofline
     low, high = roofline.error_band
     kind = "fitted to this device" if roofline.is_calibrated else "typical of such devices"
-    table = Table(title=f"Estimates ({kind}), {low:g} to {high:g} times")
+    error = roofline.median_error
+    told = "" if error is None else f"; median error {error:.1%} on shapes left out of the fit"
+    table = Table(title=f"Estimates ({kind}), {low:g} to {high:g} times{told}")
     table.add_column("layer class", no_wrap=True)
     for heading in ("share of peak", "share of bandwidth", "overhead ms"):
         table.add_column(heading, justify="right")
