@@ -69,7 +69,7 @@ def compare(model: str, folder: Path) -> dict[str, object]:
     """Return predicted and measured latency at the device's speed while measuring."""
     workload = read_document(folder / "workload.yaml", Workload, "workload")
     device = read_document(folder / "profile.yaml", DeviceProfile, "profile")
-    timing = device.model_timing(workload.fingerprint)
+    timing = device.model_timing(workload)
     provenance = device.measurement.provenance
     rows = np.array(json.loads((folder / "times.json").read_text("utf-8")))
     quiet = rows[quiet_rounds(rows[:, 0])]

@@ -12,7 +12,8 @@ from cost_models.figures import (
     require_positive,
 )
 from cost_models.layer_timing import LayerTiming, ModelTiming
-from cost_models.workload import LayerShape
+from cost_models.shapes_digest import shapes_digest
+from cost_models.workload import LayerShape, Workload
 
 PROFILE_SCHEMA_VERSION = 2
 
@@ -72,6 +73,9 @@ class Runtime:
     provider: str
 
 
+_FIT_ERRORS = ("median_fit_error", "max_fit_error")
+
+
 @document
 @dataclass(frozen=True)
 class Provenance:
@@ -85,7 +89,8 @@ class Provenance:
         duration_s: how long the measurement took.
         yardstick_ms: median time of the yardstick network during the measurement; timing it
             again tells how fast the device is now compared with then.
-        median_fit_error: median over all samples of ``|fitted / measured - 1|``.
+        median_fit_error: median of ``|fitted / measured - 1|`` over all samples of fits to more
+            points than the line has free figures; ``None`` where there is no such fit.
         max_fit_error: largest of the same.
         in_situ_factors: where the whole model was run, by class of layer, the time of its layers
             inside the model over the sum of their times apart from it, by which the times of the
@@ -101,8 +106,8 @@ class Provenance:
     num_rounds: int
     duration_s: float
     yardstick_ms: float
-    median_fit_error: float
-    max_fit_error: float
+    median_fit_error: float | None
+    max_fit_error: float | None
     in_situ_factors: dict[str, float] = field(default_factory=dict)
     widest_half_width: float | None = None
     pinned_cores: tuple[int, ...] = ()
@@ -110,8 +115,9 @@ class Provenance:
     def __post_init__(self) -> None:
         """Refuse a measurement without rounds and figures below zero."""
         require_positive(self, "num_rounds", "yardstick_ms")
-        require_not_negative(self, "duration_s", "median_fit_error", "max_fit_error")
-        if self.median_fit_error > self.max_fit_error:
+        known = [name for name in _FIT_ERRORS if getattr(self, name) is not None]
+        require_not_negative(self, "duration_s", *known)
+        if (self.median_fit_error or 0.0) > (self.max_fit_error or 0.0):
             raise ValueError("median_fit_error must not exceed max_fit_error")
         _require_date(self.date)
         for name, factor in self.in_situ_factors.items():
@@ -196,6 +202,8 @@ class DeviceProfile:
         """Return the times of a shape, or ``None`` when it was not measured."""
         return next((layer for layer in self.layers if layer.shape == shape), None)
 
-    def model_timing(self, fingerprint: str) -> ModelTiming | None:
-        """Return the times of a whole model, or ``None`` when it was not measured."""
-        return next((model for model in self.models if model.fingerprint == fingerprint), None)
+    def model_timing(self, workload: Workload) -> ModelTiming | None:
+        """Return the times of a whole model, or ``None`` when it was not measured at its shapes."""
+        wanted = workload.fingerprint, shapes_digest(workload)
+        found = (item for item in self.models if (item.fingerprint, item.shapes_digest) == wanted)
+        return next(found, None)

@@ -127,8 +127,9 @@ class ModelTiming:
         fingerprint: the workload's.
         dense_ms: time of one run.
         layers_ms: the part of it that belongs to layers.
-        rest_ms: the part that belongs to no layer: other operations and the run itself; zero
-            where the layers, timed apart, take longer than the whole.
+        rest_ms: the part that belongs to no layer: other operations and the run itself.
+        shapes_digest: :func:`cost_models.shapes_digest.shapes_digest` of the workload, which says
+            at which input shapes it ran; empty where nobody noted it: then it fits no workload.
     """
 
     model: str
@@ -136,6 +137,7 @@ class ModelTiming:
     dense_ms: float
     layers_ms: float
     rest_ms: float
+    shapes_digest: str = ""
 
     def __post_init__(self) -> None:
         """Refuse times that are not positive."""

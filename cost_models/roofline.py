@@ -15,7 +15,7 @@ from typing import Literal
 from cost_models.device_facts import DeviceFacts, Roofline, RooflineClass
 from cost_models.errors import CostModelError
 from cost_models.flops import FLOPS_PER_MAC
-from cost_models.layout import Layout, LayoutKind
+from cost_models.layout import Layout
 from cost_models.workload import LayerShape
 
 LayerClass = Literal[
@@ -259,11 +259,12 @@ def lowered_ms(
 
 
 def skips_zeros(shape: LayerShape, layout: Layout) -> bool:
-    """Whether an ordinary runtime can be made to skip the zero blocks of a layer.
+    """Whether there is a lowered form that skips the zero blocks of a layer on any runtime.
 
-    Unstructured elements and layers without a lowered form run as if they were dense.
+    Only plain convolutions in balanced tiles have one.  Everything else is exported masked: dense
+    tensors with zeros, stored and multiplied like any other number.
     """
-    return layout.kind is LayoutKind.TILE and is_lowerable(shape)
+    return layout.balanced_step > 0 and is_lowerable(shape)
 
 
 def n_m_ms(shape: LayerShape, pattern: str, roofline: Roofline, facts: DeviceFacts) -> float | None:

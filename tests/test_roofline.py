@@ -295,7 +295,8 @@ def test_class_without_relatives_is_refused():
     ("shape", "text", "expected"),
     [
         (conv_shape(), "tile:32x1@16", True),
-        (conv_shape(), "tile:4x4", True),
+        (conv_shape(), "tile:4x4", False),
+        (conv_shape(), "tile:32x1", False),
         (conv_shape(), "element", False),
         (GROUPED, "tile:4x1", False),
         (linear_shape(), "tile:32x1@16", False),

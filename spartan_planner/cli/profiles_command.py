@@ -85,7 +85,7 @@ def show_command(
     if loaded.layers:
         show(profile_table(loaded))
     if advice:
-        show(advice_table(advice), "\n".join(advice.sentences()))
+        show(*([advice_table(advice)] if advice.rows else []), "\n".join(advice.sentences()))
 
 
 @profiles_app.command("validate")

@@ -10,6 +10,7 @@ from dataclasses import replace
 from itertools import cycle, islice
 
 import numpy as np
+import onnxruntime
 import psutil
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
@@ -43,13 +44,15 @@ _X86 = ("x86_64", "amd64", "i386", "i486", "i586", "i686", "x86")
 def measure_facts(num_threads: int) -> DeviceFacts:
     """Measure peak rate, bandwidth and launch overhead of this device in float32.
 
+    ONNX Runtime measures them on its CPU provider, whichever runtime the profile is of.
+
     Args:
-        num_threads: threads of the runtime.
+        num_threads: threads of ONNX Runtime.
 
     Raises:
         ModelError: the runtime cannot run the benchmarks.
     """
-    threads = f"{num_threads} thread(s)"
+    threads = f"ONNX Runtime {onnxruntime.__version__}, {num_threads} thread(s)"
     memory_gb = psutil.virtual_memory().total * 1e-9
     return DeviceFacts(
         peak_gflop_per_s={
