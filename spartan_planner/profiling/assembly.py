@@ -10,9 +10,16 @@ from numpy.typing import NDArray
 from cost_models import LayerShape, LayerTiming, Layout, ModelTiming, Sample, SparseTiming, Workload
 from cost_models.shapes_digest import shapes_digest
 from spartan_planner.profiling.fit import fit_linear
+from spartan_planner.profiling.lowered_model import lowered_choice
 from spartan_planner.profiling.measurement_plan import Batch
 from spartan_planner.profiling.rounds import Figures
 from spartan_planner.runtimes import LAYER_CLASSES, layer_class
+
+LOWERED = "lowered"
+"""Key of the factor by which lowered forms differ inside a lowered model, beside their class's."""
+
+_PLAUSIBLE_FACTORS = (0.5, 1.5)
+"""Beyond these the lowered model's time is a disturbance's."""
 
 ALL_CLASSES = "all"
 """Key of a factor that holds for layers of every class."""
@@ -77,9 +84,39 @@ def in_situ(
     for batch, measured in zip(batches, figures, strict=True):
         if batch.has_model:
             medians = np.median(measured.relative[:, len(batch.forms) :], axis=0) * yardstick_ms
-            inside_ms = _classes(medians[1:])
-            return compose(workload, layers, float(medians[0]), inside_ms, least_rest_ms)
+            inside_ms = _classes(medians[1:-1])
+            found = compose(workload, layers, float(medians[0]), inside_ms, least_rest_ms)
+            if medians[-1] <= 0:
+                return found
+            dense = [scaled(layer, found.factors) for layer in layers]
+            factor = lowered_factor(workload, dense, found.timing.rest_ms, float(medians[-1]))
+            return replace(found, factors={**found.factors, LOWERED: _round(factor)})
     return None
+
+
+def lowered_factor(
+    workload: Workload, layers: Sequence[LayerTiming], rest_ms: float, lowered_ms: float
+) -> float:
+    """Return the time of lowered layers inside a lowered model over their times apart from it.
+
+    Args:
+        workload: that was measured.
+        layers: its layers, dense times as inside the model.
+        rest_ms: what belongs to no layer.
+        lowered_ms: time of the model lowered as :func:`lowered_choice` says.
+    """
+    known = {layer.shape: layer for layer in layers}
+    chosen = lowered_choice(workload)
+    dense_ms = sparse_ms = 0.0
+    for layer in workload.layers:
+        if layer.name not in chosen:
+            dense_ms += sum(known[shape].dense_ms for shape in layer.uses)
+            continue
+        layout, kept = chosen[layer.name]
+        timing = next(t for t in known[layer.shape].sparse if t.layout == str(layout))
+        sparse_ms += layer.num_uses * (timing.fixed_ms + timing.per_block_ms * kept)
+    low, high = _PLAUSIBLE_FACTORS
+    return min(high, max(low, (lowered_ms - rest_ms - dense_ms) / sparse_ms))
 
 
 def compose(
@@ -132,7 +169,9 @@ def scaled(layer: LayerTiming, factors: Mapping[str, float]) -> LayerTiming:
     return replace(
         layer,
         dense_ms=_round(layer.dense_ms * factor),
-        sparse=tuple(_scaled_sparse(item, factor) for item in layer.sparse),
+        sparse=tuple(
+            _scaled_sparse(item, factor * factors.get(LOWERED, 1.0)) for item in layer.sparse
+        ),
     )
 
 
