@@ -31,9 +31,9 @@ def prepare(model: str, folder: Path) -> None:
     import onnx_ir as ir
     import torch
 
+    from spartan_planner.export.embedded_graph import embedded_graph
     from spartan_planner.export.torch_to_onnx import torch_to_onnx
     from spartan_planner.extraction import extract_workload
-    from spartan_planner.graph_skeleton import graph_text
     from spartan_planner.model_names import load_model
 
     torch.manual_seed(0)
@@ -41,9 +41,7 @@ def prepare(model: str, folder: Path) -> None:
     inputs = (torch.randn(INPUT_SHAPE),)
     workload = extract_workload(network, inputs, model)
     exported = torch_to_onnx(network, inputs)
-    if not workload.graph:
-        graph = graph_text(exported, [INPUT_SHAPE])
-        workload = dataclasses.replace(workload, graph=graph)
+    workload = dataclasses.replace(workload, graph=embedded_graph(network, inputs, workload))
     write_document(folder / "workload.yaml", workload)
     ir.save(exported, folder / "dense.onnx")
 

@@ -103,30 +103,20 @@ def _of_torch(
     workload = extract_workload(loaded, examples, model)
     if not embed_graph:
         return workload
-    return replace(workload, graph=_graph_of(loaded, examples, on_meta, workload.fingerprint))
+    return replace(workload, graph=_graph_of(loaded, examples, on_meta, workload))
 
 
 def _graph_of(
-    model: "nn.Module", examples: "tuple[Tensor, ...]", on_meta: bool, fingerprint: str
+    model: "nn.Module", examples: "tuple[Tensor, ...]", on_meta: bool, workload: Workload
 ) -> str:
     """Return the model's graph as text; empty, with a notice, where there is none to be had."""
-    from spartan_planner.export.torch_to_onnx import torch_to_onnx
-    from spartan_planner.graph_skeleton import graph_text, initializer_names
+    from spartan_planner.export.embedded_graph import embedded_graph
 
     if on_meta:
         _notice("a model on the meta device is not exported")
         return ""
-    # Of types that numpy lacks (bfloat16) an initializer is not recognised by its values.
-    parameters = {
-        name: parameter.detach().cpu().numpy()
-        for name, parameter in model.named_parameters()
-        if str(parameter.dtype) in ("torch.float16", "torch.float32", "torch.float64")
-    }
     try:
-        exported = torch_to_onnx(model, examples)
-        names = initializer_names(exported, parameters)
-        shapes = [tuple(item.shape) for item in examples]
-        return graph_text(exported, shapes, names, fingerprint)
+        return embedded_graph(model, examples, workload)
     except (ExportError, ModelError) as error:
         _notice(str(error))
         return ""
