@@ -239,7 +239,9 @@ def test_a_profile_that_contradicts_itself_is_refused(path, value):
 
 def test_another_schema_version_is_refused_with_what_to_do():
     tree = {**TREES[0], "schema_version": 1}
-    with pytest.raises(DocumentError, match=r"schema_version 1 is not read .* reads 2; make the"):
+    with pytest.raises(
+        DocumentError, match=r"at schema_version: found 1: not read .* reads 2; make the"
+    ):
         parse_document(yaml.dump(tree), DeviceProfile, "profile mine.yaml")
 
 
