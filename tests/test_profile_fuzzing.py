@@ -159,7 +159,8 @@ FIGURE_PLACES = {
 @pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: repr(figure)[:8])
 def test_no_figure_of_a_profile_can_be_anything(figure):
     """One place at a time, so that no mistake hides behind another."""
-    optional = {("roofline", "median_error"), ("facts", "memory_gb")}
+    fit_errors = [("measurement", "provenance", f"{kind}_fit_error") for kind in ("median", "max")]
+    optional = {("roofline", "median_error"), ("facts", "memory_gb"), *fit_errors}
     for which, path in FIGURE_PLACES.values():
         if figure is None and path in optional:
             continue
