@@ -80,7 +80,7 @@ class LayoutAdvice:
 
 
 def _band(band: tuple[float, float]) -> str:
-    return f"times are {band[0]:.2g} to {band[1]:.2g} of it"
+    return f"expect {band[0]:.2g} to {band[1]:.2g} times the estimate"
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Advice:
             return (f"{nothing} of what pays.", *reasons)
         said = [row.sentence() for row in self.rows]
         if not self.rows:
-            said.append(f"On {self.profile} no layout can be priced for a layer of {self.model}.")
+            said.append(f"On {self.profile} no layer of {self.model} can be lowered.")
         said += [item.sentence() for item in self.granularities]
         if self.dense_only_share:
             said.append(f"{self.dense_only_share:.0%} of the time no layout can reduce.")

@@ -98,8 +98,8 @@ def _judge_n_m(
         return [_judged(pattern, everything, shares, 1.0, reason)] if everything else []
     low, high = profile.roofline.error_band
     reason = (
-        f"where the runtime uses the device's {pattern} arithmetic; times are {low:.2g} to "
-        f"{high:.2g} of the estimate, and plans hold no such layout"
+        f"where the runtime uses the device's {pattern} arithmetic; expect {low:.2g} to "
+        f"{high:.2g} times the estimated times, and plans hold no such layout"
     )
     found = []
     for items in classes.values():

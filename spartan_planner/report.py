@@ -110,7 +110,7 @@ def _caption(advice: Advice) -> str:
     bands = {row.error_band for row in advice.rows if row.error_band}
     start = f"speed-ups at densities; below {WORTHWHILE:g}x nothing is gained"
     return start + "".join(
-        f"; ~ is estimated: times are {low:.2g} to {high:.2g} of it" for low, high in bands
+        f"; ~ is estimated: expect {low:.2g} to {high:.2g} times the time" for low, high in bands
     )
 
 

@@ -198,10 +198,12 @@ FIGURE_PLACES = {
 @pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: repr(figure)[:8])
 def test_no_figure_of_a_profile_can_be_anything(figure):
     """One place at a time, so that no mistake hides behind another."""
+    provenance = ("measurement", "provenance")
     optional = {
         ("roofline", "median_error"),
         ("facts", "memory_gb"),
-        ("measurement", "provenance", "widest_half_width"),
+        *((*provenance, name) for name in ("median_fit_error", "max_fit_error")),
+        (*provenance, "widest_half_width"),
     }
     for which, path in FIGURE_PLACES.values():
         if figure is None and path in optional:
