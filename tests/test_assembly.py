@@ -97,7 +97,8 @@ def test_the_least_rest_never_takes_more_than_half():
 
 
 def test_a_line_through_two_points_has_no_error_to_tell():
-    layer, sparse = timing_of(CONV), timing_of(CONV).sparse[0]
+    wide = conv_shape(32, 64, 1)
+    layer, sparse = timing_of(wide), timing_of(wide).sparse[0]
     assert fit_errors([layer]) == []
     met = sparse.fixed_ms + 4 * sparse.per_block_ms
     three = replace(sparse, samples=(*sparse.samples, Sample(4, met / 1.2)))
