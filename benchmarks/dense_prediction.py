@@ -9,6 +9,7 @@ time the exported file in another, beside the yardstick.  Run on a quiet machine
 import argparse
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -136,6 +137,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=60, help="of the measurement")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--keep", type=Path, help="folder in which to keep the profiles")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--step", choices=("prepare", "profile", "measure"), help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -160,6 +162,11 @@ def main() -> None:
                     for step in ("prepare", "profile", "measure"):
                         run_step(step, model, Path(name), arguments)
                     results.append(compare(model, Path(name)))
+                    if arguments.keep:
+                        arguments.keep.mkdir(parents=True, exist_ok=True)
+                        for part in ("workload", "profile"):
+                            kept = arguments.keep / f"{model}.{part}.yaml"
+                            shutil.copy(Path(name) / f"{part}.yaml", kept)
                 # What is known so far survives whatever happens to the next model.
                 arguments.results.mkdir(parents=True, exist_ok=True)
                 (arguments.results / "dense_prediction.json").write_text(
