@@ -9,6 +9,7 @@ time the exported file in another, beside the yardstick.  Run on a quiet machine
 import argparse
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,23 +32,17 @@ def prepare(model: str, folder: Path) -> None:
     import onnx_ir as ir
     import torch
 
-    library = torch.library.Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor self) -> Tensor")
-    import torchvision
-
+    from spartan_planner.export.embedded_graph import embedded_graph
     from spartan_planner.export.torch_to_onnx import torch_to_onnx
     from spartan_planner.extraction import extract_workload
-    from spartan_planner.graph_skeleton import graph_text
+    from spartan_planner.model_names import load_model
 
     torch.manual_seed(0)
-    network = getattr(torchvision.models, model)(weights=None).eval()
+    network = load_model(f"torchvision:{model}").eval()
     inputs = (torch.randn(INPUT_SHAPE),)
     workload = extract_workload(network, inputs, model)
     exported = torch_to_onnx(network, inputs)
-    if not workload.graph:
-        graph = graph_text(exported, [INPUT_SHAPE])
-        workload = dataclasses.replace(workload, graph=graph)
+    workload = dataclasses.replace(workload, graph=embedded_graph(network, inputs, workload))
     write_document(folder / "workload.yaml", workload)
     ir.save(exported, folder / "dense.onnx")
 
@@ -73,7 +68,7 @@ def compare(model: str, folder: Path) -> dict[str, object]:
     """Return predicted and measured latency at the device's speed while measuring."""
     workload = read_document(folder / "workload.yaml", Workload, "workload")
     device = read_document(folder / "profile.yaml", DeviceProfile, "profile")
-    timing = device.model_timing(workload.fingerprint)
+    timing = device.model_timing(workload)
     provenance = device.measurement.provenance
     rows = np.array(json.loads((folder / "times.json").read_text("utf-8")))
     quiet = rows[quiet_rounds(rows[:, 0])]
@@ -91,6 +86,9 @@ def compare(model: str, folder: Path) -> dict[str, object]:
         "layers_ms": round(speed * layers_ms, 3),
         "rest_ms": round(speed * timing.rest_ms, 3),
         "in_situ_factors": provenance.in_situ_factors,
+        "num_shapes": len(device.layers),
+        "roofline_leave_one_out_median_error": device.roofline.median_error,
+        "roofline_error_band": list(device.roofline.error_band),
         "widest_half_width": provenance.widest_half_width,
         "device_speed_ratio": round(speed, 4),
         "yardstick_ms": provenance.yardstick_ms,
@@ -112,12 +110,13 @@ def table(results: list[dict[str, object]]) -> str:
     lines = [
         f"{first['cpu']}, {first['num_threads']} thread(s), {first['runtime']}, {first['date']}",
         f"{'model':16} {'predicted ms':>12} {'measured ms':>12} {'ratio':>7} {'rest ms':>8}"
-        "  in-situ factors",
+        f" {'left out':>9}  in-situ factors",
     ]
     for item in results:
         lines.append(
             f"{item['model']:16} {item['predicted_ms']:12.3f} {item['measured_ms']:12.3f} "
-            f"{item['predicted_over_measured']:7.3f} {item['rest_ms']:8.3f}  "
+            f"{item['predicted_over_measured']:7.3f} {item['rest_ms']:8.3f} "
+            f"{item['roofline_leave_one_out_median_error']:9.1%}  "
             + ", ".join(f"{name} {value:.3f}" for name, value in item["in_situ_factors"].items())
         )
     return "\n".join(lines) + "\n"
@@ -138,6 +137,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=60, help="of the measurement")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--keep", type=Path, help="folder in which to keep the profiles")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--step", choices=("prepare", "profile", "measure"), help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -162,6 +162,11 @@ def main() -> None:
                     for step in ("prepare", "profile", "measure"):
                         run_step(step, model, Path(name), arguments)
                     results.append(compare(model, Path(name)))
+                    if arguments.keep:
+                        arguments.keep.mkdir(parents=True, exist_ok=True)
+                        for part in ("workload", "profile"):
+                            kept = arguments.keep / f"{model}.{part}.yaml"
+                            shutil.copy(Path(name) / f"{part}.yaml", kept)
                 # What is known so far survives whatever happens to the next model.
                 arguments.results.mkdir(parents=True, exist_ok=True)
                 (arguments.results / "dense_prediction.json").write_text(

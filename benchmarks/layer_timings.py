@@ -38,6 +38,7 @@ from cost_models import (
     write_document,
 )
 from cost_models.roofline import layer_work
+from cost_models.shapes_digest import shapes_digest
 from spartan_planner.profiling.fit import fit_linear
 
 SPARSITIES = (0.0, 0.4, 0.8, 0.99)
@@ -160,7 +161,12 @@ def _timing(shape: LayerShape, times: Sequence[Times]) -> LayerTiming:
 def _model_timing(table: Table, workload: Workload) -> ModelTiming:
     whole, layers = table.model_ms[0.0], sum(times[0.0] for times in table.layers_ms)
     return ModelTiming(
-        workload.model, workload.fingerprint, whole, layers, max(0.0, whole - layers)
+        workload.model,
+        workload.fingerprint,
+        whole,
+        layers,
+        max(0.0, whole - layers),
+        shapes_digest(workload),
     )
 
 

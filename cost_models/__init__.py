@@ -3,21 +3,8 @@
 A leaf package: it imports neither torch nor the planner, so that it serves on the target device.
 """
 
-from cost_models.device_profile import (
-    Device,
-    DeviceFacts,
-    DeviceProfile,
-    Fact,
-    LayerTiming,
-    Measurement,
-    ModelTiming,
-    Provenance,
-    Roofline,
-    RooflineClass,
-    Runtime,
-    Sample,
-    SparseTiming,
-)
+from cost_models.device_facts import DeviceFacts, Fact, Roofline, RooflineClass
+from cost_models.device_profile import Device, DeviceProfile, Measurement, Provenance, Runtime
 from cost_models.documents import read_document, write_document
 from cost_models.errors import (
     CostModelError,
@@ -25,6 +12,7 @@ from cost_models.errors import (
     SpartanPlannerError,
     UnknownNameError,
 )
+from cost_models.layer_timing import LayerTiming, ModelTiming, Sample, SparseTiming
 from cost_models.layout import Layout, LayoutKind
 from cost_models.linear_cost import LinearCost
 from cost_models.protocol import CostModel

@@ -1,171 +1,30 @@
 """The device profile: facts about a device, and what was measured on it, where, when and how."""
 
-import re
+import datetime
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from cost_models.device_facts import Category, DeviceFacts, Roofline
 from cost_models.documents import document
-from cost_models.layout import Layout
-from cost_models.linear_cost import LinearCost
-from cost_models.workload import LayerShape
+from cost_models.figures import (
+    require_not_negative,
+    require_positive,
+)
+from cost_models.layer_timing import LayerTiming, ModelTiming
+from cost_models.shapes_digest import shapes_digest
+from cost_models.workload import LayerShape, Workload
 
 PROFILE_SCHEMA_VERSION = 2
 
-Category = Literal[
-    "data-centre GPU",
-    "desktop GPU",
-    "embedded GPU",
-    "x86 CPU",
-    "Arm CPU",
-    "phone NPU",
-    "microcontroller",
-    "unknown",
-]
+UNKNOWN = "unknown"
+"""What stands where nobody wrote down when, or by which frequency governor, it was measured."""
 
-ELEMENT_TYPES = ("float64", "float32", "float16", "bfloat16", "int8")
-"""Element types of which a device's rates and energies are stated."""
+_MOST_THREADS = 2**16
+"""More threads than any machine runs; more threads than cores are allowed, if seldom wise."""
 
-_LEAST_FIGURE, _GREATEST_FIGURE = 1e-12, 1e15
-"""Beyond these no device has a figure in any unit used here, and sums of figures stay finite."""
-
-_N_M_PATTERN = re.compile(r"([1-9]\d?):([1-9]\d?)")
-
-
-def _require_positive(owner: object, *names: str) -> None:
-    for name in names:
-        figure = getattr(owner, name)
-        if not _LEAST_FIGURE <= figure <= _GREATEST_FIGURE:
-            raise ValueError(f"{name} must be positive and at most {_GREATEST_FIGURE:g}")
-
-
-def _require_not_negative(owner: object, *names: str) -> None:
-    for name in names:
-        if not 0 <= getattr(owner, name) <= _GREATEST_FIGURE:
-            raise ValueError(f"{name} must not be negative, and at most {_GREATEST_FIGURE:g}")
-
-
-def _require_known_types(name: str, stated: dict[str, "Fact"]) -> None:
-    unknown = [key for key in stated if key not in ELEMENT_TYPES]
-    if unknown:
-        known = ", ".join(ELEMENT_TYPES)
-        raise ValueError(f"{name} is by element type ({known}), not {unknown[0]!r}")
-
-
-@document
-@dataclass(frozen=True)
-class Fact:
-    """One figure of a device and where it comes from.
-
-    Attributes:
-        value: the figure, in the unit that the fact's name ends in.
-        source: measured on the device, or stated by its maker.
-        reference: how it was measured, or title and address of the data sheet.
-    """
-
-    value: float
-    source: Literal["measured", "data_sheet"]
-    reference: str
-
-    def __post_init__(self) -> None:
-        """Refuse figures that are not positive and figures without a reference."""
-        _require_positive(self, "value")
-        if not self.reference.strip():
-            raise ValueError("reference must say where the figure comes from")
-
-
-@document
-@dataclass(frozen=True)
-class DeviceFacts:
-    """What bounds every layer on a device.
-
-    Attributes:
-        peak_gflop_per_s: by element type (``float32``, ``float16``, ``bfloat16``, ``int8``), the
-            greatest rate of dense arithmetic, two operations per multiply-add.
-        bandwidth_gb_per_s: rate at which memory is read (1 GB = 1e9 bytes).
-        launch_overhead_us: least time of one operation in a running network.
-        energy_pj_per_mac: by element type, energy of one multiply-add.
-        energy_pj_per_byte: energy of moving one byte between memory and arithmetic.
-        memory_gb: capacity of the memory that holds the weights.
-        sparse_speedups: by n:m pattern (such as ``2:4``), peak rate over the dense peak.
-    """
-
-    peak_gflop_per_s: dict[str, Fact]
-    bandwidth_gb_per_s: Fact
-    launch_overhead_us: Fact
-    energy_pj_per_mac: dict[str, Fact] = field(default_factory=dict)
-    energy_pj_per_byte: Fact | None = None
-    memory_gb: Fact | None = None
-    sparse_speedups: dict[str, Fact] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Refuse a device of which no rate of arithmetic is known, and unknown types."""
-        if not self.peak_gflop_per_s:
-            raise ValueError("peak_gflop_per_s must state the peak of at least one element type")
-        _require_known_types("peak_gflop_per_s", self.peak_gflop_per_s)
-        _require_known_types("energy_pj_per_mac", self.energy_pj_per_mac)
-        for pattern in self.sparse_speedups:
-            match = _N_M_PATTERN.fullmatch(pattern)
-            if match is None or int(match[1]) >= int(match[2]):
-                raise ValueError(f"sparse_speedups is by pattern, such as 2:4, not {pattern!r}")
-
-
-@document
-@dataclass(frozen=True)
-class RooflineClass:
-    """How near layers of one class come to a device's bounds.
-
-    Attributes:
-        layer_class: such as ``conv``, ``pointwise``, ``depthwise``, ``linear``.
-        compute_efficiency: reached share of the peak rate of arithmetic.
-        bandwidth_efficiency: reached share of the bandwidth.
-        overhead_ms: time of a layer that neither explains.
-        is_pooled: whether too few layers of the class were measured for a fit of its own: it is
-            the fit of all layers, scaled to those few.
-    """
-
-    layer_class: str
-    compute_efficiency: float
-    bandwidth_efficiency: float
-    overhead_ms: float
-    is_pooled: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse efficiencies that are not positive."""
-        _require_positive(self, "compute_efficiency", "bandwidth_efficiency")
-        _require_not_negative(self, "overhead_ms")
-
-
-@document
-@dataclass(frozen=True)
-class Roofline:
-    """Times of layers that were not measured, from facts and efficiencies.
-
-    Attributes:
-        classes: efficiencies by class of layer.
-        is_calibrated: whether they were fitted to this device's measurements; otherwise they are
-            typical ones.
-        error_band: least and greatest factor between measured and estimated time to expect.
-        median_error: median of ``|estimated / measured - 1|`` over shapes that were left out of
-            the fit one at a time; ``None`` where nothing was measured.
-    """
-
-    classes: tuple[RooflineClass, ...]
-    is_calibrated: bool
-    error_band: tuple[float, float]
-    median_error: float | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse an empty table and a band that does not hold the estimate itself."""
-        low, high = self.error_band
-        if not self.classes:
-            raise ValueError("classes must not be empty")
-        names = [item.layer_class for item in self.classes]
-        if len(set(names)) != len(names):
-            raise ValueError("classes must not hold the same layer_class twice")
-        if not _LEAST_FIGURE <= low <= 1 <= high <= _GREATEST_FIGURE:
-            raise ValueError("error_band must hold 1, such as [0.5, 2.0]")
-        if self.median_error is not None:
-            _require_not_negative(self, "median_error")
+_GREATEST_FACTOR = 1e3
+"""A layer inside a model does not take a thousand times, or a thousandth of, its time apart."""
 
 
 @document
@@ -191,8 +50,11 @@ class Device:
 
     def __post_init__(self) -> None:
         """Refuse machines without cores."""
-        _require_positive(self, "num_cores", "num_threads")
-        _require_not_negative(self, "load_average")
+        require_positive(self, "num_cores", "num_threads")
+        require_not_negative(self, "load_average")
+        for name in ("num_cores", "num_threads"):
+            if getattr(self, name) > _MOST_THREADS:
+                raise ValueError(f"{name} must be at most {_MOST_THREADS}")
 
 
 @document
@@ -211,6 +73,9 @@ class Runtime:
     provider: str
 
 
+_FIT_ERRORS = ("median_fit_error", "max_fit_error")
+
+
 @document
 @dataclass(frozen=True)
 class Provenance:
@@ -218,13 +83,14 @@ class Provenance:
 
     Attributes:
         source: ``measured``, the only kind that holds layer timings.
-        date: when, ISO 8601 in UTC.
+        date: when, ISO 8601 in UTC; ``unknown`` for figures that others took without saying.
         versions: versions of the packages that took part.
         num_rounds: interleaved rounds; the half in which the device was quietest counts.
         duration_s: how long the measurement took.
         yardstick_ms: median time of the yardstick network during the measurement; timing it
             again tells how fast the device is now compared with then.
-        median_fit_error: median over all samples of ``|fitted / measured - 1|``.
+        median_fit_error: median of ``|fitted / measured - 1|`` over all samples of fits to more
+            points than the line has free figures; ``None`` where there is no such fit.
         max_fit_error: largest of the same.
         in_situ_factors: where the whole model was run, by class of layer, the time of its layers
             inside the model over the sum of their times apart from it, by which the times of the
@@ -240,114 +106,49 @@ class Provenance:
     num_rounds: int
     duration_s: float
     yardstick_ms: float
-    median_fit_error: float
-    max_fit_error: float
+    median_fit_error: float | None
+    max_fit_error: float | None
     in_situ_factors: dict[str, float] = field(default_factory=dict)
     widest_half_width: float | None = None
     pinned_cores: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse a measurement without rounds and figures below zero."""
-        _require_positive(self, "num_rounds", "yardstick_ms")
-        _require_not_negative(self, "duration_s", "median_fit_error", "max_fit_error")
+        require_positive(self, "num_rounds", "yardstick_ms")
+        known = [name for name in _FIT_ERRORS if getattr(self, name) is not None]
+        require_not_negative(self, "duration_s", *known)
+        if (self.median_fit_error or 0.0) > (self.max_fit_error or 0.0):
+            raise ValueError("median_fit_error must not exceed max_fit_error")
+        _require_date(self.date)
+        for name, factor in self.in_situ_factors.items():
+            if not 1 / _GREATEST_FACTOR <= factor <= _GREATEST_FACTOR:
+                raise ValueError(
+                    f"in_situ_factors.{name} must lie between {1 / _GREATEST_FACTOR:g} and "
+                    f"{_GREATEST_FACTOR:g}, found {factor:g}"
+                )
+        if self.widest_half_width is not None:
+            require_not_negative(self, "widest_half_width")
+        if any(not 0 <= core < _MOST_THREADS for core in self.pinned_cores):
+            raise ValueError("pinned_cores must hold numbers of cores, from 0")
+        _require_distinct("pinned_cores", "core", self.pinned_cores)
 
 
-@document
-@dataclass(frozen=True)
-class Sample:
-    """One measured point: so many whole blocks kept took so long."""
-
-    num_kept_blocks: int
-    latency_ms: float
-
-    def __post_init__(self) -> None:
-        """Refuse figures that nobody can have measured."""
-        _require_not_negative(self, "num_kept_blocks")
-        _require_positive(self, "latency_ms")
+def _require_date(text: str) -> None:
+    if text == UNKNOWN:
+        return
+    try:
+        datetime.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError(
+            f"date must be ISO 8601, such as 2025-01-31T12:00:00+00:00, or {UNKNOWN!r}, found "
+            f"{text!r}"
+        ) from error
 
 
-@document
-@dataclass(frozen=True)
-class SparseTiming:
-    """The fitted time of the lowered form of a layer in one layout.
-
-    Attributes:
-        layout: text form of the layout.
-        fixed_ms, per_block_ms: the fit ``fixed_ms + per_block_ms * kept blocks``.
-        max_fit_error: largest ``|fitted / measured - 1|`` over the samples.
-        samples: what was measured.
-    """
-
-    layout: str
-    fixed_ms: float
-    per_block_ms: float
-    max_fit_error: float
-    samples: tuple[Sample, ...]
-
-    def __post_init__(self) -> None:
-        """Refuse unknown layouts and negative times."""
-        Layout.parse(self.layout)
-        _require_not_negative(self, "fixed_ms", "per_block_ms", "max_fit_error")
-
-
-@document
-@dataclass(frozen=True)
-class LayerTiming:
-    """The times of one distinct layer shape.
-
-    Attributes:
-        shape: the shape.
-        dense_ms: median time of the dense form.
-        relative_spread: half the interquartile range of the dense form over its median.
-        sparse: the lowered forms that were measured.
-    """
-
-    shape: LayerShape
-    dense_ms: float
-    relative_spread: float
-    sparse: tuple[SparseTiming, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Refuse times that are not positive, and one layout timed twice."""
-        _require_positive(self, "dense_ms")
-        _require_not_negative(self, "relative_spread")
-        layouts = [sparse.layout for sparse in self.sparse]
-        if len(set(layouts)) != len(layouts):
-            raise ValueError("sparse must not hold the same layout twice")
-
-    def linear_cost(self, sparse: SparseTiming) -> LinearCost:
-        """Return the linear cost of one of the sparse forms."""
-        return LinearCost(self.dense_ms, sparse.fixed_ms, sparse.per_block_ms, "ms")
-
-    def break_even_density(self, sparse: SparseTiming) -> float:
-        """Return the density under which that sparse form beats the dense one."""
-        num_blocks = Layout.parse(sparse.layout).num_whole_blocks(self.shape.weight_shape)
-        return self.linear_cost(sparse).break_even_density(num_blocks)
-
-
-@document
-@dataclass(frozen=True)
-class ModelTiming:
-    """A whole dense model, measured.
-
-    Attributes:
-        model: what the workload calls it.
-        fingerprint: the workload's.
-        dense_ms: time of one run.
-        layers_ms: the part of it that belongs to layers.
-        rest_ms: the part that belongs to no layer: other operations and the run itself.
-    """
-
-    model: str
-    fingerprint: str
-    dense_ms: float
-    layers_ms: float
-    rest_ms: float
-
-    def __post_init__(self) -> None:
-        """Refuse times that are not positive."""
-        _require_positive(self, "dense_ms", "layers_ms")
-        _require_not_negative(self, "rest_ms")
+def _require_distinct(field_name: str, kind: str, items: Iterable[Hashable]) -> None:
+    held = list(items)
+    if len(set(held)) != len(held):
+        raise ValueError(f"{field_name} must not hold the same {kind} twice")
 
 
 @document
@@ -391,17 +192,18 @@ class DeviceProfile:
         """Refuse timings of which nobody knows where they come from."""
         if not self.name.strip():
             raise ValueError("name must say what the device is called")
-        _require_not_negative(self, "run_overhead_ms")
+        require_not_negative(self, "run_overhead_ms")
         if (self.layers or self.models) and self.measurement is None:
             raise ValueError("a profile with timings must say in 'measurement' how they were taken")
-        shapes = [layer.shape for layer in self.layers]
-        if len(set(shapes)) != len(shapes):
-            raise ValueError("layers must not hold the same shape twice")
+        _require_distinct("layers", "shape", (layer.shape for layer in self.layers))
+        _require_distinct("models", "fingerprint", (model.fingerprint for model in self.models))
 
     def timing(self, shape: LayerShape) -> LayerTiming | None:
         """Return the times of a shape, or ``None`` when it was not measured."""
         return next((layer for layer in self.layers if layer.shape == shape), None)
 
-    def model_timing(self, fingerprint: str) -> ModelTiming | None:
-        """Return the times of a whole model, or ``None`` when it was not measured."""
-        return next((model for model in self.models if model.fingerprint == fingerprint), None)
+    def model_timing(self, workload: Workload) -> ModelTiming | None:
+        """Return the times of a whole model, or ``None`` when it was not measured at its shapes."""
+        wanted = workload.fingerprint, shapes_digest(workload)
+        found = (item for item in self.models if (item.fingerprint, item.shapes_digest) == wanted)
+        return next(found, None)

@@ -127,6 +127,11 @@ def _first_problem(error: ValidationError, origin: str) -> str:
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "missing":
         return f"{origin}: at {where}: found nothing: field required{more}; is it the right file?"
+    if first["loc"] == ("schema_version",) and first["type"] == "literal_error":
+        return (
+            f"{origin}: at schema_version: found {first['input']!r}: not read by this version, "
+            f"which reads {first['ctx']['expected']}; make the file anew with it"
+        )
     found = repr(first["input"])
     found = found if len(found) <= 80 else f"{found[:77]}..."
     message = first["msg"].removeprefix("Value error, ")

@@ -5,10 +5,11 @@ at the batch of the workload.  Bytes moved are the weights in the exported form 
 once, and the activations that every use reads and writes.  The model knows no caches: it tells what
 the arithmetic and the traffic of one pass take, not what a wall plug would show.
 
-Tiles are priced as lowered, with what filling up the last group adds.  A ``Gather`` reads the kept
-inputs of every group of outputs and writes them, and the convolution reads them again: all that is
-in proportion to what is kept; what is written in the end is fixed.  For ``element`` and ``N:M``
-inputs and outputs are both fixed.
+Balanced tiles of plain convolutions are priced as lowered, with what filling up the last group
+adds.  A ``Gather`` reads the kept inputs of every group of outputs and writes them, and the
+convolution reads them again: all that is in proportion to what is kept; what is written in the end
+is fixed.  Every other form is exported masked and takes what the dense one takes, since zeros are
+read and multiplied too.
 """
 
 import math
@@ -17,10 +18,10 @@ from collections.abc import Iterable
 from cost_models.device_profile import DeviceProfile
 from cost_models.errors import CostModelError
 from cost_models.flops import FLOPS_PER_MAC
-from cost_models.layout import Layout, LayoutKind
+from cost_models.layout import Layout
 from cost_models.linear_cost import LinearCost
 from cost_models.memory import MemoryCost
-from cost_models.roofline import LayerWork, bytes_per_number, layer_work, lowered_work
+from cost_models.roofline import LayerWork, bytes_per_number, layer_work, lowered_work, skips_zeros
 from cost_models.workload import ActivationProduct, LayerWorkload, Workload
 
 JOULES_PER_PJ = 1e-12
@@ -51,13 +52,16 @@ class EnergyCost:
         Raises:
             CostModelError: the profile does not tell the device's energies.
         """
+        dense = self.dense_cost(layer, profile)
+        if not all(skips_zeros(use, layout) for use in layer.uses):
+            return LinearCost(dense, dense, 0.0, self.unit, "estimated")
         dtype, share = layer.shape.dtype, _share_read(layer)
         stored = MemoryCost().linear_cost(layer, layout, profile)
         num_blocks = layout.num_whole_blocks(layer.shape.weight_shape)
         none, everything = _work_between(layer, layout)
         moved = _activation_bytes(everything) - _activation_bytes(none)
         return LinearCost(
-            dense=self.dense_cost(layer, profile),
+            dense=dense,
             fixed=_joules(0, stored.fixed * share + _activation_bytes(none), dtype, profile),
             per_block=_joules(
                 _macs(everything) / num_blocks,
@@ -84,9 +88,6 @@ class EnergyCost:
 
 def _work_between(layer: LayerWorkload, layout: Layout) -> tuple[list[LayerWork], list[LayerWork]]:
     """Work of every use with nothing kept and with everything kept; linear in between."""
-    if layout.kind is not LayoutKind.TILE:
-        work = [layer_work(use) for use in layer.uses]
-        return work, work
     none, everything = (
         [lowered_work(use, layout, share) for use in layer.uses] for share in (0.0, 1.0)
     )

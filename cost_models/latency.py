@@ -6,8 +6,9 @@ roofline's ``error_band``, most often.
 
 import math
 
-from cost_models.device_profile import DeviceProfile, LayerTiming
+from cost_models.device_profile import DeviceProfile
 from cost_models.errors import CostModelError
+from cost_models.layer_timing import LayerTiming
 from cost_models.layout import Layout, LayoutKind
 from cost_models.linear_cost import CostSource, LinearCost
 from cost_models.roofline import (
@@ -28,25 +29,27 @@ from cost_models.workload import (
     Workload,
 )
 
-FUSED_OPERATIONS = frozenset(
-    {
-        "add_",
-        "batch_norm",
-        "clamp",
-        "clamp_",
-        "dropout",
-        "dropout_",
-        "hardtanh",
-        "hardtanh_",
-        "native_batch_norm",
-        "native_dropout",
-        "relu",
-        "relu_",
-        "_native_batch_norm_legit_no_training",
-    }
-)
+FUSED_OPERATIONS = frozenset({"batch_norm", "clip", "dropout", "relu"})
 """Operations that runtimes fold into the layer before, as ONNX Runtime did with every one of them
 in ResNet-50 and MobileNetV2: their time is that of the layer (docs/roofline.md)."""
+
+FOLDED_INTO_CONVOLUTIONS = frozenset({"add"})
+"""Folded as well in networks of convolutions; linear layers take no addition of activations."""
+
+_OPERATION_NAMES = {
+    "Add": "add",
+    "BatchNormalization": "batch_norm",
+    "_native_batch_norm_legit_no_training": "batch_norm",
+    "native_batch_norm": "batch_norm",
+    "Clip": "clip",
+    "clamp": "clip",
+    "hardtanh": "clip",
+    "relu6": "clip",
+    "Dropout": "dropout",
+    "native_dropout": "dropout",
+    "Relu": "relu",
+}
+"""What ONNX and torch call one operation: the same model costs the same from either."""
 
 MOVES_PER_ELEMENT = 5
 """Numbers moved per element that any other operation writes: two reads, a write, and the transposes
@@ -86,14 +89,19 @@ class LatencyCost:
         """Whether the time of the dense form is measured or estimated."""
         return latency_source(layer, _require(profile))
 
+    def rest_source(self, workload: Workload, profile: DeviceProfile | None) -> CostSource:
+        """Whether the time that belongs to no layer is measured or estimated."""
+        return "measured" if _require(profile).model_timing(workload) else "estimated"
+
     def rest(self, workload: Workload, profile: DeviceProfile | None) -> float:
         """Time of one run that belongs to no layer; never zero.
 
-        What the whole model's measurement left beside its layers; where it was not measured, the
+        What the whole model's measurement left beside its layers; where it was not measured at
+        these input shapes, the
         overhead of a run, the products of activations and what else writes activations, estimated.
         """
         known = _require(profile)
-        timing = known.model_timing(workload.fingerprint)
+        timing = known.model_timing(workload)
         return timing.rest_ms if timing else _estimated_rest_ms(workload, known)
 
 
@@ -102,6 +110,18 @@ def latency_source(layer: LayerWorkload, profile: DeviceProfile) -> CostSource:
     return _joint_source(
         ["measured" if profile.timing(shape) else "estimated" for shape in layer.uses]
     )
+
+
+def num_calls_beside_layers(workload: Workload) -> int:
+    """Return the operations of one pass that belong to no layer and are not folded into one."""
+    products = sum(product.num_calls for product in workload.products)
+    return products + sum(item.num_calls for item in _unfolded(workload))
+
+
+def operation_name(name: str) -> str:
+    """Return one name for what torch, in place or not, and ONNX call differently."""
+    functional = name.rstrip("_")
+    return _OPERATION_NAMES.get(functional, functional)
 
 
 def _joint_source(sources: list[CostSource]) -> CostSource:
@@ -177,7 +197,7 @@ def _estimated_rest_ms(workload: Workload, profile: DeviceProfile) -> float:
     dtype = workload.layers[0].shape.dtype if workload.layers else "float32"
     run_ms = max(profile.run_overhead_ms, profile.facts.launch_overhead_us.value * 1e-3)
     products = sum(_product_ms(product, dtype, profile) for product in workload.products)
-    others = sum(_operation_ms(item, dtype, profile) for item in workload.unpriced)
+    others = sum(_operation_ms(item, dtype, profile) for item in _unfolded(workload))
     return _finite(run_ms + products + others)
 
 
@@ -196,9 +216,18 @@ def _product_ms(product: ActivationProduct, dtype: str, profile: DeviceProfile) 
     return product.num_calls * roofline_ms(work, coefficients, profile.facts, dtype)
 
 
+def _unfolded(workload: Workload) -> list[UnpricedOperation]:
+    folded = FUSED_OPERATIONS | (FOLDED_INTO_CONVOLUTIONS if _is_convolutional(workload) else set())
+    return [item for item in workload.unpriced if operation_name(item.op) not in folded]
+
+
+def _is_convolutional(workload: Workload) -> bool:
+    """Whether convolutions do most of the arithmetic."""
+    macs = sum(layer.macs for layer in workload.layers if layer.shape.is_convolution)
+    return 2 * macs > workload.macs
+
+
 def _operation_ms(item: UnpricedOperation, dtype: str, profile: DeviceProfile) -> float:
-    if item.op in FUSED_OPERATIONS:
-        return 0.0
     launch_ms = profile.facts.launch_overhead_us.value * 1e-3
     num_bytes = item.num_output_elements * MOVES_PER_ELEMENT * bytes_per_number(dtype)
     return item.num_calls * launch_ms + num_bytes / (profile.facts.bandwidth_gb_per_s.value * 1e6)

@@ -7,13 +7,9 @@ Which form is priced, for elements of ``b`` bytes and int64 indices of 8 bytes:
   packed weight of whole groups of ``OUT`` outputs, and one index per kept input of every group.
   Where the last group is not full, its filters are filled up with zeros, and the bias as well, and
   the three bounds of a ``Slice`` cut them off again; bias and bounds are the fixed part;
-- other tiles: the same form, as long as it needs no padding between groups.  Lowering pads every
-  group to the longest, so this is what it takes where all groups keep equally many inputs, and
-  the least that it can take otherwise;
-- ``N:M``: the kept elements, and for each its place in its group, in ``ceil(log2 M)`` bits, as
-  hardware for the pattern stores them; the exporter writes them masked, as large as dense;
-- ``element``: ONNX's ``sparse_initializer``, a value and one linear index per kept element.  The
-  exporter does not write it: it writes elements and unbalanced tiles masked, as large as dense.
+- everything else (``element``, unbalanced tiles, tiles of layers that are no plain convolution) is
+  exported masked, a dense tensor with zeros: as large as dense, so that nothing is gained.  ONNX's
+  ``sparse_initializer`` would take less for few elements, but the exporter does not write it.
 
 Names, shapes and nodes are not counted (some ten to hundred bytes each), nor are buffers such as
 running statistics, which a workload does not know.
@@ -22,13 +18,13 @@ running statistics, which a workload does not know.
 import math
 
 from cost_models.device_profile import DeviceProfile
-from cost_models.layout import Layout, LayoutKind
+from cost_models.layout import Layout
 from cost_models.linear_cost import LinearCost
-from cost_models.roofline import bytes_per_number
+from cost_models.roofline import bytes_per_number, skips_zeros
 from cost_models.workload import LayerShape, LayerWorkload, Workload
 
 BYTES_PER_INDEX = 8
-"""Lowering writes int64 indices for ``Gather``; sparse initializers have no other."""
+"""Lowering writes int64 indices for ``Gather``."""
 
 SLICE_BYTES = 3 * BYTES_PER_INDEX
 """Start, end and axis of the ``Slice`` that cuts padded outputs off."""
@@ -58,15 +54,11 @@ class MemoryCost:
             CostModelError: the size of the element type is not known.
         """
         dense = self.dense_cost(layer, profile)
+        if not all(skips_zeros(shape, layout) for shape in layer.uses):
+            return LinearCost(dense, dense, 0.0, self.unit)
         num_blocks = layout.num_whole_blocks(layer.shape.weight_shape)
-        if layout.kind is LayoutKind.ELEMENT:
-            whole, fixed = dense + BYTES_PER_INDEX * layer.num_weights, 0.0
-        elif layout.kind is LayoutKind.N_M:
-            num_bits = math.ceil(math.log2(layout.num_of))
-            whole, fixed = dense + layer.num_weights * num_bits / 8, 0.0
-        else:
-            whole = sum(lowered_bytes(shape, layout.tile_outputs) for shape in layer.uses)
-            fixed = sum(padding_bytes(shape, layout.tile_outputs) for shape in layer.uses)
+        whole = sum(lowered_bytes(shape, layout.tile_outputs) for shape in layer.uses)
+        fixed = sum(padding_bytes(shape, layout.tile_outputs) for shape in layer.uses)
         return LinearCost(dense, fixed, whole / num_blocks, self.unit)
 
     def rest(self, workload: Workload, profile: DeviceProfile | None) -> float:  # noqa: ARG002

@@ -18,7 +18,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cost_models.device_profile import DeviceFacts, DeviceProfile, Fact
+from cost_models.device_facts import DeviceFacts, Fact
+from cost_models.device_profile import DeviceProfile
 
 _Range = tuple[float, float]
 _ANY: _Range = (0.0, float("inf"))

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from cost_models.device_profile import DeviceFacts, Roofline, RooflineClass
+from cost_models.device_facts import DeviceFacts, Roofline, RooflineClass
 from cost_models.errors import CostModelError
 from cost_models.flops import FLOPS_PER_MAC
 from cost_models.layout import Layout, LayoutKind
@@ -261,13 +261,14 @@ def lowered_ms(
 def skips_zeros(shape: LayerShape, layout: Layout, facts: DeviceFacts | None = None) -> bool:
     """Whether a runtime can be made to skip the zero blocks of a layer.
 
-    Unstructured elements and layers without a lowered form run as if they were dense; so does an
-    n:m pattern, unless the facts state that the device has hardware for it.
+    Plain convolutions in balanced tiles have a lowered form for any runtime; an n:m pattern counts
+    where the facts state that the device has hardware for it.  Everything else is exported masked:
+    dense tensors with zeros, stored and multiplied like any other number.
     """
     if layout.kind is LayoutKind.N_M:
         has_pattern = facts is not None and str(layout) in facts.sparse_speedups
         return has_pattern and layout.fits(shape.weight_shape) and is_n_m_op(shape)
-    return layout.kind is LayoutKind.TILE and is_lowerable(shape)
+    return layout.balanced_step > 0 and is_lowerable(shape)
 
 
 def is_n_m_op(shape: LayerShape) -> bool:

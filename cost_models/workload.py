@@ -6,6 +6,7 @@ from typing import Literal
 
 from cost_models.documents import document
 from cost_models.errors import UnknownNameError
+from cost_models.shape_consistency import require_consistent
 
 WORKLOAD_SCHEMA_VERSION = 2
 
@@ -63,6 +64,7 @@ class LayerShape:
             raise ValueError("groups must be at least 1")
         if any(not 0 <= size <= _GREATEST_SIZE for size in self.padding):
             raise ValueError("padding must not be negative")
+        require_consistent(self)
 
     @property
     def num_weights(self) -> int:
@@ -188,6 +190,11 @@ class UnpricedOperation:
     op: str
     num_calls: int
     num_output_elements: int
+
+    def __post_init__(self) -> None:
+        """Refuse figures that no forward pass can have."""
+        if self.num_calls < 1 or self.num_output_elements < 0:
+            raise ValueError("num_calls must be at least 1 and num_output_elements not negative")
 
 
 @document

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import inspect
 import sys
 import zipfile
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from spartan_planner.errors import ModelError, UsageError
 from spartan_planner.input_shapes import parse_shapes
+from spartan_planner.lazy_parameters import with_known_shapes
 from spartan_planner.torchvision_operators import prepare_torchvision
 
 DEFAULT_SEED = 0
@@ -42,12 +44,12 @@ def load_model(name: str, seed: int = DEFAULT_SEED, on_meta: bool = False) -> nn
     torch.manual_seed(seed)
     build: Callable[[str], nn.Module] = _SOURCES.get(source, lambda _: _from_factory(name))
     if not on_meta:
-        return build(rest)
+        return with_known_shapes(build(rest), name)
     # Only parameters are made on the meta device: some models read other tensors while they are
     # built.
     with init_empty_weights():
         model = build(rest)
-    return model.to("meta")
+    return with_known_shapes(model, name).to("meta")
 
 
 def load_object(name: str, purpose: str) -> Any:  # noqa: ANN401 - whatever the user's module holds
@@ -97,8 +99,14 @@ def _from_torchvision(name: str) -> nn.Module:
     if name not in models.list_models():
         close = _hint(name, models.list_models())
         raise ModelError(f"torchvision has no model {name!r}{close}")
-    model: nn.Module = _build(name, lambda: models.get_model(name, weights=None))
+    # Detection and segmentation download the weights of their backbone unless told not to.
+    builder = models.get_model_builder(name)
+    names = [key for key in _WEIGHTS if key in inspect.signature(builder).parameters]
+    model: nn.Module = _build(name, lambda: builder(**dict.fromkeys(names)))
     return model
+
+
+_WEIGHTS = ("weights", "weights_backbone")
 
 
 def _from_timm(name: str) -> nn.Module:
@@ -168,14 +176,14 @@ def parse_input_shape(text: str) -> tuple[Tensor, ...]:
 
 
 def inputs_suiting(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Return token ids for a model that reads tokens, and the inputs themselves for any other.
+    """Return token ids for a model that reads tokens, else the inputs in the model's own type.
 
     A Hugging Face model says by ``main_input_name`` that it reads ``input_ids``.  Its first input
     becomes ids below the size of its vocabulary; further ones, masks, become ones.  An encoder
     with a decoder, given one shape, reads the same ids in both.
     """
     if getattr(model, "main_input_name", "") != "input_ids":
-        return inputs
+        return tuple(item.to(_floating_type(model)) for item in inputs)
     config: Any = model.config
     generator = torch.Generator().manual_seed(DEFAULT_SEED)
     size = config.get_text_config().vocab_size
@@ -183,6 +191,14 @@ def inputs_suiting(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor
     if config.is_encoder_decoder and len(inputs) == 1:
         return ids, torch.ones_like(ids), ids
     return ids, *(torch.ones(item.shape, dtype=torch.int64) for item in inputs[1:])
+
+
+def _floating_type(model: nn.Module) -> torch.dtype:
+    types = (item.dtype for item in model.parameters())
+    return next((item for item in types if item in _ACTIVATION_TYPES), torch.float32)
+
+
+_ACTIVATION_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def read_example_inputs(path: Path) -> tuple[Tensor, ...]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from rich.table import Table
 
-from cost_models import DeviceProfile, Fact
+from cost_models import DeviceProfile, Fact, Provenance
 from cost_models.plausibility import main_element_type, named_facts, ridge_point
 
 _UNITS = {
@@ -88,7 +88,9 @@ def estimates_table(profile: DeviceProfile) -> Table:
     roofline = profile.roofline
     low, high = roofline.error_band
     kind = "fitted to this device" if roofline.is_calibrated else "typical of such devices"
-    table = Table(title=f"Estimates ({kind}), {low:g} to {high:g} times")
+    error = roofline.median_error
+    told = "" if error is None else f"; median error {error:.1%} on shapes left out of the fit"
+    table = Table(title=f"Estimates ({kind}), {low:g} to {high:g} times{told}")
     table.add_column("layer class", no_wrap=True)
     for heading in ("share of peak", "share of bandwidth", "overhead ms"):
         table.add_column(heading, justify="right")
@@ -120,14 +122,18 @@ def measurement_table(profile: DeviceProfile) -> Table | None:
         ("date", provenance.date),
         ("versions", versions),
         ("rounds", f"{provenance.num_rounds} in {provenance.duration_s:g} s"),
-        (
-            "fit error",
-            f"median {provenance.median_fit_error:.1%}, largest {provenance.max_fit_error:.1%}",
-        ),
+        ("fit error", _fit_error(provenance)),
         ("run overhead", f"{profile.run_overhead_ms:g} ms"),
     ):
         table.add_row(*row)
     return table
+
+
+def _fit_error(provenance: Provenance) -> str:
+    median, greatest = provenance.median_fit_error, provenance.max_fit_error
+    if median is None or greatest is None:
+        return "not known: no fit has more points than a line needs"
+    return f"median {median:.1%}, largest {greatest:.1%}"
 
 
 def _figure(value: float) -> str:

@@ -3,7 +3,7 @@
 Every step calls the function behind the command of the same name.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from spartan_planner.checkpoints import save_weights
 from spartan_planner.console import result_console
 from spartan_planner.digits import INPUT_SHAPE, MODEL_NAME
 from spartan_planner.export import ExportReport, export_onnx
+from spartan_planner.export.embedded_graph import embedded_graph
 from spartan_planner.extraction import extract_workload
 from spartan_planner.model_names import load_model, parse_input_shape
 from spartan_planner.plan_model import plan
@@ -132,6 +133,7 @@ def run_quickstart(
 
     console.rule("1/5 profile: what this CPU's milliseconds buy")
     workload = extract_workload(model, example_inputs, MODEL_NAME)
+    workload = replace(workload, graph=embedded_graph(model, example_inputs, workload))
     profile = _profile(workload, folder, settings.profile, console)
 
     console.rule("baseline: the dense network that a user would bring")

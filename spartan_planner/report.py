@@ -6,7 +6,8 @@ from rich import box
 from rich.table import Table
 
 from cost_models import DeviceProfile, Workload
-from spartan_planner.advice import DENSITIES, WORTHWHILE, Advice
+from spartan_planner.advice import DENSITIES, Advice, LayoutAdvice
+from spartan_planner.granularities import WORTHWHILE
 from spartan_planner.planning import Plan, PlanBudget
 from spartan_planner.planning.compare import DevicePlan
 from spartan_planner.planning.sweep import Curve
@@ -78,7 +79,7 @@ def profile_table(profile: DeviceProfile) -> Table:
                 f"{sparse.fixed_ms:.4f}",
                 f"{sparse.per_block_ms:.5f}",
                 f"{share:.0%} density",
-                f"{sparse.max_fit_error:.1%}",
+                f"{sparse.max_fit_error:.1%}" if len(sparse.samples) > 2 else "-",
             )
     return table
 
@@ -87,7 +88,7 @@ def advice_table(advice: Advice) -> Table:
     """One row per class of layers and layout: from where on it pays, and how much."""
     table = Table(
         title=f"What pays on {advice.profile} for {advice.model}",
-        caption=f"speed-ups at densities; below {WORTHWHILE:g}x nothing is gained; ~ is estimated",
+        caption=_caption(advice),
         box=box.SIMPLE,
     )
     table.add_column("layers", no_wrap=True)
@@ -103,11 +104,25 @@ def advice_table(advice: Advice) -> Table:
             row.layout,
             f"{row.dense_share:.0%}",
             f"{median:.0%} ({100 * least:.0f}-{100 * greatest:.0f})",
-            *(f"{mark}{row.speedups[density]:.2f}x" for density in DENSITIES),
+            *(f"{mark}{row.speedups[density]:.2f}x{_kept(row, density)}" for density in DENSITIES),
         )
-    if advice.dense_only_share > 0:
+    if advice.dense_only_share:
         table.add_row("all else", "dense", f"{advice.dense_only_share:.0%}")
     return table
+
+
+def _caption(advice: Advice) -> str:
+    bands = {row.error_band for row in advice.rows if row.error_band}
+    start = f"speed-ups at densities; below {WORTHWHILE:g}x nothing is gained"
+    return start + "".join(
+        f"; ~ is estimated: expect {low:.2g} to {high:.2g} times the time" for low, high in bands
+    )
+
+
+def _kept(row: LayoutAdvice, density: float) -> str:
+    """The density really kept where whole blocks do not come to the one asked."""
+    kept = f"{row.kept[density]:.0%}"
+    return "" if kept == f"{density:.0%}" else f" ({kept})"
 
 
 def plan_table(plan: Plan) -> Table:

@@ -1,5 +1,7 @@
 """Small workloads, profiles and graphs that several test files need."""
 
+from dataclasses import replace
+
 import numpy as np
 from onnx import (
     ModelProto,
@@ -21,6 +23,7 @@ from cost_models import (
     Layout,
     LinearCost,
     Measurement,
+    ModelTiming,
     Provenance,
     Roofline,
     RooflineClass,
@@ -57,7 +60,7 @@ def conv_shape(outputs=64, inputs=64, kernel=3, side=8, **changes) -> LayerShape
     facts = {
         "op": "conv2d",
         "weight_shape": (outputs, inputs, kernel, kernel),
-        "input_shape": (1, inputs, side, side),
+        "input_shape": (1, inputs * changes.get("groups", 1), side, side),
         "stride": (1, 1),
         "padding": (pad, pad),
         "dilation": (1, 1),
@@ -91,7 +94,8 @@ def timing_of(shape: LayerShape, layouts=(TILE,), dense_ms=1.0, fixed_ms=0.1) ->
     for text in layouts:
         num_blocks = Layout.parse(text).num_whole_blocks(shape.weight_shape)
         per_block = (1.2 * dense_ms - fixed_ms) / num_blocks
-        samples = (Sample(1, fixed_ms + per_block), Sample(2, fixed_ms + 2 * per_block))
+        counts = sorted({1, min(2, Layout.parse(text).num_blocks(shape.weight_shape))})
+        samples = tuple(Sample(count, fixed_ms + count * per_block) for count in counts)
         sparse.append(SparseTiming(text, fixed_ms, per_block, 0.0, samples))
     return LayerTiming(shape, dense_ms, 0.01, tuple(sparse))
 
@@ -116,13 +120,25 @@ def profile_of(*timings: LayerTiming, run_overhead_ms=0.05, name="made-up") -> D
 
 
 def small_profile() -> DeviceProfile:
-    """The profile of :func:`small_workload`."""
+    """The profile of :func:`small_workload`, measured beside another whole model."""
     stem, a, b, head = (layer.shape for layer in small_workload().layers)
-    return profile_of(
+    profile = profile_of(
         timing_of(stem, (), 0.2),
         timing_of(a, (TILE, "tile:64x1@16"), 1.0),
         timing_of(b, (TILE,), 2.0),
         timing_of(head, (), 0.02),
+    )
+    assert profile.measurement is not None
+    provenance = replace(
+        profile.measurement.provenance,
+        in_situ_factors={"conv": 0.9, "other": 1.1},
+        widest_half_width=0.03,
+        pinned_cores=(0, 1),
+    )
+    return replace(
+        profile,
+        measurement=replace(profile.measurement, provenance=provenance),
+        models=(ModelTiming("another", "e" * 64, 5.0, 4.0, 1.0),),
     )
 
 

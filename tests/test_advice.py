@@ -7,8 +7,10 @@ import pytest
 from builders import conv_shape, linear_shape, profile_of, timing_of, workload_of
 from rich.console import Console
 
-from cost_models import LayerWorkload, Layout, SparseTiming, cost_model
-from spartan_planner.advice import DENSITIES, WORTHWHILE, advise
+from cost_models import Fact, LayerWorkload, Layout, Sample, SparseTiming, cost_model
+from cost_models.roofline import dense_ms, n_m_ms
+from spartan_planner.advice import DENSITIES, advise
+from spartan_planner.granularities import WORTHWHILE
 from spartan_planner.report import advice_table
 
 ROUNDING = 1e-12
@@ -27,7 +29,8 @@ WORKLOAD = workload_of(*LAYERS)
 
 def sparse(shape, text, fixed, per_density):
     num_blocks = Layout.parse(text).num_whole_blocks(shape.weight_shape)
-    return SparseTiming(text, fixed, per_density / num_blocks, 0.0, ())
+    per_block = per_density / num_blocks
+    return SparseTiming(text, fixed, per_block, 0.0, (Sample(1, fixed + per_block),))
 
 
 def timing(shape, dense, *forms):
@@ -74,11 +77,12 @@ def test_rows_stand_by_share_of_time_and_then_by_speed():
 
 def test_sentences_say_what_pays_and_what_does_not():
     advice = advise(PROFILE, WORKLOAD)
-    conv, other, tile, dense = advice.sentences()
+    conv, other, tile, *granularities, dense = advice.sentences()
+    assert len(granularities) == 4
     assert conv.startswith("tile:32x1@16 for conv layers (75% of the time) pays at half")
-    assert "1.8x at 50%, 3.0x at 25%" in conv
-    assert "pays only at 25% density or less: 1.3x at 25%, 1.3x at 10%." in other
-    assert tile.endswith("does not pay: 0.71x at 10% density.")
+    assert "1.8x at 50%, 3.0x at 25%, 3.8x at 17%" in conv
+    assert "pays only at 25% density or less: 1.3x at 25%." in other
+    assert tile.endswith("does not pay: 0.71x at 25% density.")
     assert dense == "12% of the time no layout can reduce."
 
 
@@ -95,8 +99,60 @@ def test_what_was_not_measured_is_said_or_marked_as_estimated():
 def test_nothing_priced_is_said_in_words():
     advice = advise(PROFILE, workload_of(LAYERS[3]))
     assert advice.rows == ()
-    assert advice.sentences()[0].startswith("On made-up no layout can be priced")
+    assert advice.sentences()[0].startswith("On made-up no layer of small can be lowered")
     assert advice.dense_only_share == 1
+
+
+def test_where_no_layer_can_be_priced_no_figure_is_made_up():
+    half = LayerWorkload("h", replace(HEAD, dtype="float16"), 1)
+    other = replace(half, name="other")
+    advice = advise(PROFILE, workload_of(half, other))
+    assert (advice.dense_ms, advice.dense_only_share, advice.rows) == (None, None, ())
+    first, *reasons = advice.sentences()
+    assert first == "On made-up no layer of small can be priced, so nothing is told of what pays."
+    assert len(reasons) == 1
+    assert "h and 1 more: the profile states no peak rate for float16" in reasons[0]
+    assert "0%" not in "".join(advice.sentences())
+
+
+def test_other_granularities_are_judged_with_their_reason():
+    told = {item.name: item for item in advise(PROFILE, WORKLOAD).granularities}
+    assert list(told) == ["element", "tile:32x1", "tile:32x1@16", "2:4"]
+    assert told["element"].layer_classes == ("conv", "pointwise", "vector")
+    assert told["element"].dense_share == pytest.approx(7.5 / 8)
+    assert told["tile:32x1@16"].layer_classes == ("vector",)
+    for item in told.values():
+        assert "does not pay: " in item.sentence()
+        assert "multiplies by the zeros" in item.sentence()
+
+
+def test_n_m_pays_where_the_device_has_hardware_for_it():
+    facts = replace(PROFILE.facts, sparse_speedups={"2:4": Fact(2.0, "data_sheet", "made up")})
+    profile = replace(profile_of(), facts=facts)
+    layer = LayerWorkload("w", linear_shape(1024, 1024, (256,)), 256)
+    (judged,) = [i for i in advise(profile, workload_of(layer)).granularities if i.name == "2:4"]
+    dense = dense_ms(layer.shape, profile.roofline, facts)
+    pruned = n_m_ms(layer.shape, "2:4", profile.roofline, facts)
+    assert judged.speedup == pytest.approx(dense / pruned, rel=ROUNDING)
+    assert 1.05 < judged.speedup < 2
+    assert "2:4 for linear layers" in judged.sentence()
+    assert "pays, by estimate: 1." in judged.sentence()
+    assert "expect 0.5 to 2 times the estimated times" in judged.sentence()
+
+
+def test_the_density_really_kept_is_shown():
+    advice = advise(PROFILE, WORKLOAD)
+    assert row_of(advice, "pointwise", TILE).kept == {0.5: 0.5, 0.25: 0.25, 0.1: 0.25}
+    console = Console(width=100, file=io.StringIO())
+    with console.capture() as capture:
+        console.print(advice_table(advice))
+    assert "0.71x (25%)" in capture.get()
+
+
+def test_estimated_rows_show_the_band():
+    advice = advise(profile_of(), workload_of(LAYERS[0]))
+    assert {row.error_band for row in advice.rows} == {(0.5, 2.0)}
+    assert all("expect 0.5 to 2 times the estimate" in row.sentence() for row in advice.rows)
 
 
 def test_layers_that_may_not_be_pruned_are_left_out():

@@ -1,13 +1,15 @@
 """From rounds to figures: the sum of the layers and the rest is the whole."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from builders import conv_shape, linear_shape, workload_of
+from builders import conv_shape, linear_shape, timing_of, workload_of
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cost_models import LayerShape, LayerTiming, LayerWorkload, Layout, Sample, SparseTiming
-from spartan_planner.profiling.assembly import compose, layer_timings, scaled
+from spartan_planner.profiling.assembly import compose, fit_errors, layer_timings, scaled
 from spartan_planner.profiling.measurement_plan import Form, plan_measurements
 from spartan_planner.profiling.rounds import Round, figures_of, half_widths_that_count
 
@@ -37,17 +39,19 @@ def sum_of(layers) -> float:
     apart=st.tuples(times, times),
     whole=times,
     inside=st.tuples(st.just(0.0) | times, st.just(0.0) | times, st.just(0.0) | times),
+    least=st.just(0.0) | times,
 )
-def test_layers_and_rest_are_the_whole(apart, whole, inside):
+def test_layers_and_rest_are_the_whole(apart, whole, inside, least):
     """Whatever the runtime tells, classes that match or not, more than the whole or nothing."""
     layers = timings(*apart)
     by_class = dict(zip(("conv", "linear", "embedding"), inside, strict=True))
-    result = compose(WORKLOAD, layers, whole, by_class)
+    result = compose(WORKLOAD, layers, whole, by_class, least)
     fitted = [scaled(layer, result.factors) for layer in layers]
     assert result.timing.rest_ms >= 0
     assert sum_of(fitted) + result.timing.rest_ms == pytest.approx(whole, rel=FIVE_DIGITS)
     assert sum_of(fitted) == pytest.approx(result.timing.layers_ms, rel=FIVE_DIGITS)
-    if 0 < sum(inside) <= whole:
+    assert result.timing.rest_ms >= min(least, whole / 2) * (1 - FIVE_DIGITS)
+    if 0 < sum(inside) <= whole - least:
         assert result.timing.layers_ms == pytest.approx(sum(inside), rel=FIVE_DIGITS)
 
 
@@ -73,6 +77,38 @@ def test_classes_that_do_not_match_share_one_factor():
 def test_nothing_told_leaves_the_layers_as_they_are_while_there_is_room():
     assert compose(WORKLOAD, timings(2.0, 1.0), 20.0, {}).factors == {"all": 1.0}
     assert compose(WORKLOAD, timings(2.0, 1.0), 2.5, {}).factors == {"all": 0.5}
+
+
+def test_parts_beyond_the_whole_leave_the_least_rest_and_are_told():
+    inside = {"conv": 8.0, "linear": 4.0}
+    result = compose(WORKLOAD, timings(2.0, 1.0), 10.0, inside, least_rest_ms=0.5)
+    assert (result.timing.layers_ms, result.timing.rest_ms) == (9.5, 0.5)
+    assert "take 12 ms together" in result.note
+    assert "scaled to 9.5 ms, so that 0.5 ms stay" in result.note
+    fitting = compose(WORKLOAD, timings(2.0, 1.0), 13.0, inside, least_rest_ms=0.5)
+    assert (fitting.timing.rest_ms, fitting.note) == (1.0, "")
+
+
+def test_the_least_rest_never_takes_more_than_half():
+    result = compose(WORKLOAD, timings(1.0, 1.0), 10.0, {}, least_rest_ms=99.0)
+    assert result.timing.layers_ms == 3.0
+    short = compose(WORKLOAD, timings(20.0, 10.0), 10.0, {}, least_rest_ms=99.0)
+    assert short.timing.layers_ms == 5.0
+
+
+def test_a_line_through_two_points_has_no_error_to_tell():
+    wide = conv_shape(32, 64, 1)
+    layer, sparse = timing_of(wide), timing_of(wide).sparse[0]
+    assert fit_errors([layer]) == []
+    met = sparse.fixed_ms + 4 * sparse.per_block_ms
+    three = replace(sparse, samples=(*sparse.samples, Sample(4, met / 1.2)))
+    assert fit_errors([replace(layer, sparse=(three,))]) == pytest.approx([0.0, 0.0, 0.2])
+
+
+def test_a_line_held_at_zero_has_an_error():
+    samples = (Sample(1, 2.0), Sample(2, 1.0))
+    held = SparseTiming("tile:32x1@16", 1.25, 0.0, 0.375, samples)
+    assert fit_errors([replace(timing_of(CONV), sparse=(held,))]) == [0.375, 0.25]
 
 
 def test_figures_are_medians_of_quiet_rounds_in_terms_of_the_yardstick():

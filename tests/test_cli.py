@@ -17,6 +17,25 @@ from networks import TinyNetwork
 
 def network():
     return TinyNetwork(128)
+
+from torch import nn
+
+class Ending(nn.Linear):
+    def forward(self, x):
+        raise SystemExit(0)
+
+class Deciding(nn.Linear):
+    def forward(self, x):
+        return super().forward(x if x.sum() > 0 else -x)
+
+def lazy():
+    return nn.LazyLinear(2)
+
+def ending():
+    return Ending(3, 2)
+
+def deciding():
+    return Deciding(3, 2)
 """
 
 
@@ -86,6 +105,19 @@ def test_the_readmes_path_for_a_model_of_ones_own(capsys):
         (("profile", "none.yaml", "-o", "x", "--threads", "0"), "must be positive"),
         (("profile", "none.yaml", "-o", "."), "is a folder"),
         (("profile", "none.onnx", "-o", "x"), "none.onnx"),
+        (("profile", "mine.py", "-o", "mine.py"), "mine.py is read by this command"),
+        (("profile", "mine.py", "-o", "./mine.py"), "mine.py is read by this command"),
+        (("inspect", "mine.py", "-o", "mine.py"), "mine.py is read by this command"),
+        (
+            ("plan", "m:n", "-b", "flops=50%", "-o", "mine.py", "--profile", "mine.py"),
+            "mine.py is read by this command",
+        ),
+        (("export", "m:n", "-o", "mine.py", "--plan", "mine.py"), "is read by this command"),
+        (("train", "m:n", "-o", "mine.py", "--data", "mine.py"), "is read by this command"),
+        (("profile", "none.yaml", "-o", "x", "--name", " "), "name of the device is empty"),
+        (("inspect", "mine:lazy", "--input-shape", "1,3"), "parameter weight of mine:lazy has no"),
+        (("inspect", "mine:ending", "--input-shape", "1,3"), "ends the program with SystemExit(0)"),
+        (("inspect", "mine:deciding", "--input-shape", "1,3", "--meta"), "or leave out --meta"),
         (("profile", "none.yaml", "-o", "x", "--half-width", "-1"), "a share such as 0.03"),
         (("plan", "mine:network", "-b", "latency", "-o", "x"), "such as latency=50%"),
         (("plan", "mine:network", "-b", "speed=2", "-o", "x"), "known are: latency"),
@@ -211,6 +243,38 @@ def test_inspect_of_an_onnx_file(capsys):
     assert json.loads(out)["macs"] == json.loads(torch_out)["macs"]
 
 
+def test_the_graph_of_another_model_is_not_profiled(folder, capsys):
+    for name in ("network", "deciding"):
+        shape = "1,1,8,8" if name == "network" else "1,3"
+        inspect = ("inspect", f"mine:{name}", "--input-shape", shape, "-o", f"{name}.yaml")
+        code, _, err = call(capsys, *inspect)
+        assert code == 0
+        if name == "deciding":
+            assert err.startswith("notice: torch cannot export this model to ONNX: ")
+            assert len(err) < 600
+            assert "without a graph" in err
+    own = read_document(folder / "network.yaml", Workload, "workload")
+    other = read_document(folder / "deciding.yaml", Workload, "workload")
+    write_document(folder / "mixed.yaml", replace(other, graph=own.graph))
+    code, _, err = call(capsys, "profile", "mixed.yaml", "-o", "p.yaml")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "the graph in the workload of mine:deciding is not known to be that model's" in err
+    assert not (folder / "p.yaml").exists()
+
+
+@pytest.mark.usefixtures("folder")
+def test_advice_for_an_onnx_file_is_that_for_its_workload(capsys):
+    shape = ("--input-shape", "1,1,8,8")
+    assert call(capsys, "export", "mine:network", *shape, "-o", "m.onnx")[0] == 0
+    assert call(capsys, "inspect", "m.onnx", "-o", "w.yaml")[0] == 0
+    shown = [
+        json.loads(call(capsys, "profiles", "raspberry-pi-5", "--workload", file, "--json")[1])
+        for file in ("m.onnx", "w.yaml")
+    ]
+    assert shown[0] == shown[1]
+
+
 def test_a_plan_for_another_model_is_refused_everywhere(folder, capsys):
     other = (
         (folder / "mine.py")
@@ -235,7 +299,9 @@ def test_plan_warns_of_layers_that_nobody_measured(folder, capsys):
     plan = ("plan", "mine:network", "--input-shape", "1,1,8,8", "--profile", "facts.yaml")
     code, out, err = call(capsys, *plan, "-b", "latency=70%", "-o", "plan.yaml")
     assert code == 0, err
-    warning = "warning: the latency of every layer was estimated, since profile 'made-up' did not"
+    warning = (
+        "warning: the latency of every layer and of the rest of the model was estimated, since"
+    )
     assert warning in " ".join(out.split())
     code, out, err = call(capsys, *plan, "-b", "latency=70%", "-o", "plan.yaml", "--json")
     assert code == 0, err

@@ -44,11 +44,20 @@ def test_lowered_layer_by_hand():
     assert cost.source == "estimated"
 
 
-def test_elements_by_hand():
-    layer = LayerWorkload("w", linear_shape(10, 20, tokens=(7,)), 7)
-    cost = ENERGY.linear_cost(layer, Layout.parse("element"), PROFILE)
-    assert cost.per_block == pytest.approx(7 * MAC + (4 + 8) * BYTE, rel=ROUNDING)
-    assert cost.fixed == pytest.approx(4 * 7 * (10 + 20) * BYTE, rel=ROUNDING)
+@pytest.mark.parametrize(
+    ("shape", "text"),
+    [
+        (linear_shape(10, 20, tokens=(7,)), "element"),
+        (linear_shape(64, 64), "tile:32x1@16"),
+        (conv_shape(64, 32), "tile:32x1"),
+        (conv_shape(64, 32), "element"),
+    ],
+)
+def test_what_no_export_can_skip_takes_what_dense_takes(shape, text):
+    layer = LayerWorkload("w", shape, 7)
+    cost = ENERGY.linear_cost(layer, Layout.parse(text), PROFILE)
+    assert (cost.fixed, cost.per_block) == (ENERGY.dense_cost(layer, PROFILE), 0.0)
+    assert cost.dense == cost.fixed
 
 
 def test_weights_move_once_and_activations_at_every_use():

@@ -324,3 +324,30 @@ def test_a_model_too_large_for_memory(shapes_only):
     per_layer = 4 * 12288 * 12288 + 3 * 12288 * 49152
     assert sum(layer.macs for layer in workload.layers) == 64 * 64 * per_layer
     assert workload.product_macs == 64 * 2 * 64 * 64 * 12288
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace")
+def test_a_traced_model_has_the_layers_of_the_model():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ConvTranspose2d(8, 4, 2), nn.Flatten())
+    model.append(nn.Linear(64, 10))
+    example = torch.randn(1, 3, 8, 8)
+    plain = extract_workload(model, [example], "model")
+    traced = extract_workload(torch.jit.trace(model.eval(), example), [example], "model")
+    assert traced.layers == plain.layers
+
+
+class Ending(nn.Linear):
+    def forward(self, _):
+        raise SystemExit(0)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.LazyLinear(2), "parameter weight of mine has no shape before"),
+        (Ending(3, 2), r"ends the program with SystemExit\(0\)"),
+    ],
+)
+def test_models_that_cannot_be_watched_are_refused(model, message):
+    with pytest.raises(ModelError, match=message):
+        extract_workload(model, [torch.randn(1, 3)], "mine")

@@ -33,6 +33,7 @@ from cost_models import (
 from cost_models.documents import dump_document, parse_document
 from cost_models.latency import MOVES_PER_ELEMENT, LatencyCost, latency_source
 from cost_models.roofline import dense_ms, lowered_ms
+from cost_models.shapes_digest import shapes_digest
 
 ROUNDING = 1e-12
 """Relative; a handful of float64 operations in another order."""
@@ -79,7 +80,15 @@ def test_layout_that_was_not_measured_is_as_much_off_as_dense_was():
 
 @pytest.mark.parametrize(
     ("shape", "text"),
-    [(SHAPE, "element"), (linear_shape(64, 64), "tile:32x1"), (linear_shape(64, 64), "element")],
+    [
+        (SHAPE, "element"),
+        (SHAPE, "tile:32x1"),
+        (SHAPE, "tile:32x4"),
+        (linear_shape(64, 64), "tile:32x1@16"),
+        (linear_shape(64, 64), "element"),
+        (conv_shape(64, 16, groups=4, input_shape=(1, 64, 8, 8)), "tile:16x1@16"),
+        (LayerShape("conv_transpose2d", (64, 64, 2, 2), (1, 64, 4, 4)), "tile:32x1@16"),
+    ],
 )
 @pytest.mark.parametrize("dense", [None, 0.5])
 def test_zeros_that_nothing_skips_gain_nothing(shape, text, dense):
@@ -128,10 +137,59 @@ def test_estimates_are_monotone_and_scale_with_the_facts(text, factor, some, oth
 
 def test_rest_of_a_measured_model_is_what_was_measured():
     workload = workload_of(LAYER)
-    timing = ModelTiming("small", workload.fingerprint, 5.0, 4.0, 1.0)
-    assert LATENCY.rest(workload, replace(MEASURED, models=(timing,))) == 1.0
-    other = replace(timing, fingerprint="0" * 64)
-    assert LATENCY.rest(workload, replace(MEASURED, models=(other,))) == 0.05
+    digest = shapes_digest(workload)
+    timing = ModelTiming("small", workload.fingerprint, 5.0, 4.0, 1.0, digest)
+    measured = replace(MEASURED, models=(timing,))
+    assert LATENCY.rest(workload, measured) == 1.0
+    assert LATENCY.rest_source(workload, measured) == "measured"
+    for change in ({"fingerprint": "0" * 64}, {"shapes_digest": ""}):
+        other = replace(MEASURED, models=(replace(timing, **change),))
+        assert LATENCY.rest(workload, other) == 0.05
+        assert LATENCY.rest_source(workload, other) == "estimated"
+
+
+@pytest.mark.parametrize("input_shape", [(8, 64, 8, 8), (1, 64, 16, 16)])
+def test_rest_measured_at_another_batch_or_size_is_not_taken(input_shape):
+    workload = workload_of(LAYER)
+    timing = ModelTiming("small", workload.fingerprint, 5.0, 4.0, 1.0, shapes_digest(workload))
+    larger = workload_of(replace(LAYER, shape=replace(SHAPE, input_shape=input_shape)))
+    assert larger.fingerprint == workload.fingerprint
+    assert LATENCY.rest(larger, replace(MEASURED, models=(timing,))) == 0.05
+
+
+@pytest.mark.parametrize(
+    ("torch_name", "onnx_name"),
+    [
+        ("relu_", "Relu"),
+        ("relu", "Relu"),
+        ("hardtanh_", "Clip"),
+        ("clamp", "Clip"),
+        ("batch_norm", "BatchNormalization"),
+        ("_native_batch_norm_legit_no_training", "BatchNormalization"),
+        ("native_dropout", "Dropout"),
+        ("add_", "Add"),
+        ("gelu", "Gelu"),
+    ],
+)
+@pytest.mark.parametrize("layer", [LAYER, LayerWorkload("a", linear_shape(64, 64), 1)])
+def test_an_operation_costs_the_same_by_the_name_that_torch_and_onnx_give_it(
+    torch_name, onnx_name, layer
+):
+    costs = [
+        LATENCY.rest(
+            replace(workload_of(layer), unpriced=(UnpricedOperation(name, 3, 10**6),)), EMPTY
+        )
+        for name in (torch_name, onnx_name)
+    ]
+    assert costs[0] == costs[1]
+
+
+def test_additions_are_folded_into_convolutions_only():
+    addition = (UnpricedOperation("Add", 3, 10**6),)
+    convolutional = replace(workload_of(LAYER), unpriced=addition)
+    linear = replace(workload_of(LayerWorkload("a", linear_shape(), 1)), unpriced=addition)
+    assert LATENCY.rest(convolutional, EMPTY) == 0.05
+    assert LATENCY.rest(linear, EMPTY) > 1
 
 
 def test_rest_of_another_model_is_estimated_by_hand():
@@ -187,7 +245,7 @@ SHAPES = (
     linear_shape(10, 20, (3,)),
     LayerShape("embedding", (10, 4), (1, 3)),
     LayerShape("conv_transpose2d", (8, 4, 2, 2), (1, 8, 4, 4)),
-    LayerShape("conv2d", (8, 4, 2, 2), (1, 8)),
+    LayerShape("conv1d", (8, 4, 2), (1, 8, 5), 2),
 )
 
 

@@ -5,6 +5,7 @@ import torch
 from spartan_planner.errors import ModelError, UsageError
 from spartan_planner.model_names import (
     example_inputs,
+    import_models,
     inputs_suiting,
     load_model,
     parse_input_shape,
@@ -14,6 +15,8 @@ FACTORY = """
 import torch
 def network():
     return torch.nn.Linear(4, 2)
+def lazy():
+    return torch.nn.LazyLinear(2)
 def number():
     return 7
 def broken():
@@ -113,6 +116,31 @@ def test_a_model_of_tokens_gets_ids_of_its_vocabulary(name, num_inputs):
     assert torch.equal(mask, torch.ones(2, 7, dtype=torch.int64))
 
 
-def test_other_inputs_stay_as_they_are():
+def test_other_inputs_keep_their_values():
     inputs = parse_input_shape("1,3,8,8")
-    assert inputs_suiting(torch.nn.Linear(2, 2), inputs) is inputs
+    (suiting,) = inputs_suiting(torch.nn.Linear(2, 2), inputs)
+    assert suiting is inputs[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_inputs_have_the_floating_type_of_the_model(dtype):
+    (suiting,) = inputs_suiting(torch.nn.Linear(2, 2).to(dtype), parse_input_shape("1,2"))
+    assert suiting.dtype == dtype
+
+
+@pytest.mark.parametrize("on_meta", [False, True])
+def test_backbones_are_built_without_their_weights(monkeypatch, on_meta):
+    def refuse(*_, **__):
+        raise AssertionError("nothing may be downloaded")
+
+    import_models("torchvision.models")
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
+    model = load_model("torchvision:lraspp_mobilenet_v3_large", on_meta=on_meta)
+    assert sum(item.numel() for item in model.parameters()) == 3_221_538
+
+
+@pytest.mark.usefixtures("factory")
+def test_lazy_parameters_are_refused():
+    with pytest.raises(ModelError, match="parameter weight of my_models:lazy has no shape"):
+        load_model("my_models:lazy")

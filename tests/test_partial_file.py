@@ -9,7 +9,7 @@ from builders import conv_shape, linear_shape, small_workload, workload_of
 from cost_models import LayerWorkload
 from spartan_planner.errors import ProfileError
 from spartan_planner.profiling.device import this_device
-from spartan_planner.profiling.measurement_plan import Batch, plan_measurements
+from spartan_planner.profiling.measurement_plan import NUM_WHOLE_FIGURES, Batch, plan_measurements
 from spartan_planner.profiling.partial_file import PartialFile, belonging
 from spartan_planner.profiling.rounds import Round
 from spartan_planner.profiling.settings import ProfileSettings
@@ -127,7 +127,8 @@ def test_places_that_cannot_be_used_are_refused(tmp_path):
 def test_batches_know_how_many_figures_they_have():
     (batch,) = BATCHES
     assert batch.has_model
-    # Two dense shapes, one lowered with a single or both of its blocks, the model's classes.
+    # Two dense shapes, one lowered with a single or both of its blocks, the model, its classes,
+    # and the model lowered.
     assert len(batch.forms) == 4
-    assert batch.num_figures == 4 + 1 + len(LAYER_CLASSES)
+    assert batch.num_figures == 4 + NUM_WHOLE_FIGURES == 4 + 1 + len(LAYER_CLASSES) + 1
     assert Batch(batch.networks).num_figures == 4

@@ -16,7 +16,15 @@ from builders import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cost_models import CostModelError, LayerWorkload, Layout, cost_model
+from cost_models import (
+    CostModelError,
+    DeviceProfile,
+    LayerWorkload,
+    Layout,
+    ModelTiming,
+    cost_model,
+)
+from cost_models.shapes_digest import shapes_digest
 from spartan_planner.errors import InfeasibleBudgetError, PlanError, UsageError
 from spartan_planner.planning import (
     Budget,
@@ -202,15 +210,37 @@ def test_latency_without_a_profile_is_refused():
         plan_for("latency=50%")
 
 
+def measured_profile() -> DeviceProfile:
+    """The layers and the whole model, measured."""
+    workload = small_workload()
+    whole = ModelTiming("small", workload.fingerprint, 5.0, 4.0, 1.0, shapes_digest(workload))
+    return replace(small_profile(), models=(whole,))
+
+
 def sources(plan) -> set[str]:
     return {layer.costs["latency"].source for layer in plan.layers}
 
 
 @pytest.mark.parametrize("text", ["latency=60%", "flops=60%"])
 def test_measured_layers_need_no_warning(text):
-    plan = plan_for(text, profile=small_profile())
+    plan = plan_for(text, profile=measured_profile())
     assert sources(plan) == {"measured"}
     assert plan.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shapes_digest": "0" * 64}, "'made-up' ran the model at other input shapes"),
+        ({"fingerprint": "0" * 64}, "'made-up' did not run the whole model"),
+    ],
+)
+def test_a_rest_that_was_estimated_is_told(changes, message):
+    profile = measured_profile()
+    other = replace(profile, models=(replace(profile.models[0], **changes),))
+    (warning,) = plan_for("latency=60%", profile=other).warnings
+    assert warning.startswith("the latency of what belongs to no layer was estimated, since")
+    assert message in warning
 
 
 @pytest.mark.parametrize("text", ["latency=60%", "flops=60%"])
@@ -219,8 +249,9 @@ def test_facts_alone_make_a_plan_that_says_so(text):
     assert sources(plan) == {"estimated"}
     (warning,) = plan.warnings
     assert warning == (
-        "the latency of every layer was estimated, since profile 'made-up' did not measure it; "
-        "expect 0.5 to 2 times the estimate, or profile this workload on the device"
+        "the latency of every layer and of the rest of the model was estimated, since profile "
+        "'made-up' did not measure it; expect 0.5 to 2 times the estimate, or profile this "
+        "workload on the device"
     )
 
 
@@ -228,7 +259,7 @@ def test_layers_that_were_estimated_are_named():
     measured = [t for t in small_profile().layers if t.shape != conv_shape(128, 64)]
     plan = plan_for("latency=70%", profile=profile_of(*measured))
     (warning,) = plan.warnings
-    assert "latency of 1 layer(s) (b.weight) was estimated" in warning
+    assert "latency of 1 layer(s) (b.weight) and of the rest of the model was estimated" in warning
     assert "only at" not in warning
 
 

@@ -87,6 +87,7 @@ def test_fit_errors_are_those_of_the_samples(measured):
             ]
             assert sparse.max_fit_error == pytest.approx(max(errors), abs=FIVE_DIGITS)
             largest = max(largest, *errors)
+    # Lines through as many points as they have free figures add next to nothing.
     assert measured.measurement.provenance.max_fit_error == pytest.approx(largest, abs=FIVE_DIGITS)
     assert (
         0

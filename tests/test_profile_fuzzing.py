@@ -2,7 +2,9 @@
 
 import copy
 import math
+from datetime import datetime
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -10,9 +12,10 @@ from builders import small_profile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cost_models import DeviceProfile, DocumentError
+from cost_models import DeviceProfile, DocumentError, Layout
 from cost_models.documents import dump_document, parse_document, to_plain
 from cost_models.plausibility import doubtful_figures
+from cost_models.roofline import ANY_CLASS, LayerClass, layer_work
 from spartan_planner.bundled_profiles import bundled_profile_names, load_profile
 from spartan_planner.cli.app import run
 from spartan_planner.console import result_console
@@ -47,6 +50,9 @@ def places(tree, path=()):
         else:
             yield (*path, key)
 
+
+ROUNDED_SUM = 0.0101
+"""Relative: a document may round the parts of a model's time to within 1 % of the whole."""
 
 PLACES = [list(places(tree)) for tree in TREES]
 
@@ -127,12 +133,45 @@ def check_sound(profile):
     assert all(fact.value > 0 for fact in facts.peak_gflop_per_s.values())
     assert facts.bandwidth_gb_per_s.value > 0
     assert facts.launch_overhead_us.value > 0
-    assert all(layer.dense_ms > 0 for layer in profile.layers)
+    for layer in profile.layers:
+        check_layer(layer)
+    for model in profile.models:
+        whole_ms = max(model.dense_ms, model.layers_ms)  # layers timed apart may take longer
+        assert model.layers_ms + model.rest_ms == pytest.approx(whole_ms, rel=ROUNDED_SUM)
+    assert len({model.fingerprint for model in profile.models}) == len(profile.models)
+    known = {*get_args(LayerClass), ANY_CLASS}
+    assert all(item.layer_class in known for item in profile.roofline.classes)
+    if profile.measurement is not None:
+        check_provenance(profile.measurement.provenance)
     assert parse_document(dump_document(profile), DeviceProfile, "text") == profile
     doubtful_figures(profile)
     console = result_console(quiet=True)
     tables = (facts_table(profile), estimates_table(profile), measurement_table(profile))
     console.print(*tables, profile_table(profile), profiles_table({"mine": profile}))
+
+
+def check_layer(layer):
+    """The shape is one that torch would run, and every fit is near a sample that can be."""
+    assert layer.dense_ms > 0
+    shape = layer.shape
+    assert layer_work(shape).num_bytes > 0
+    inputs = shape.input_shape[1] if shape.is_convolution else shape.input_shape[-1]
+    assert inputs == shape.weight_shape[1] * shape.groups
+    assert shape.weight_shape[0] % shape.groups == 0
+    for sparse in layer.sparse:
+        num_blocks = Layout.parse(sparse.layout).num_blocks(shape.weight_shape)
+        assert all(sample.num_kept_blocks <= num_blocks for sample in sparse.samples)
+        factors = [
+            (sparse.fixed_ms + sparse.per_block_ms * sample.num_kept_blocks) / sample.latency_ms
+            for sample in sparse.samples
+        ]
+        assert any(1 / 3.01 < factor < 3.01 for factor in factors)
+
+
+def check_provenance(provenance):
+    assert provenance.date == "unknown" or datetime.fromisoformat(provenance.date)
+    assert all(factor > 0 for factor in provenance.in_situ_factors.values())
+    assert all(core >= 0 for core in provenance.pinned_cores)
 
 
 @given(changed_trees())
@@ -159,7 +198,13 @@ FIGURE_PLACES = {
 @pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: repr(figure)[:8])
 def test_no_figure_of_a_profile_can_be_anything(figure):
     """One place at a time, so that no mistake hides behind another."""
-    optional = {("roofline", "median_error"), ("facts", "memory_gb")}
+    provenance = ("measurement", "provenance")
+    optional = {
+        ("roofline", "median_error"),
+        ("facts", "memory_gb"),
+        *((*provenance, name) for name in ("median_fit_error", "max_fit_error")),
+        (*provenance, "widest_half_width"),
+    }
     for which, path in FIGURE_PLACES.values():
         if figure is None and path in optional:
             continue
@@ -167,6 +212,39 @@ def test_no_figure_of_a_profile_can_be_anything(figure):
         parent_of(tree, path)[path[-1]] = figure
         with pytest.raises(DocumentError, match=r"^profile mine.yaml"):
             parse_document(yaml.dump(tree), DeviceProfile, "profile mine.yaml")
+
+
+CONTRADICTIONS = [
+    (("layers", 1, "shape", "groups"), 5),
+    (("layers", 1, "shape", "input_shape"), [1, 7, 8, 8]),
+    (("layers", 1, "shape", "weight_shape"), [64, 64]),
+    (("layers", 1, "shape", "op"), "linear"),
+    (("layers", 1, "shape", "dtype"), "banana"),
+    (("layers", 1, "sparse", 0, "samples"), []),
+    (("layers", 1, "sparse", 0, "samples", 0, "num_kept_blocks"), 10**6),
+    (("layers", 1, "sparse", 0, "fixed_ms"), 1e6),
+    (("models", 0, "rest_ms"), 3.0),
+    (("roofline", "classes", 0, "layer_class"), "banana"),
+    (("measurement", "provenance", "date"), "yesterday"),
+    (("measurement", "provenance", "in_situ_factors", "conv"), -1.0),
+    (("measurement", "provenance", "pinned_cores"), [-1]),
+]
+
+
+@pytest.mark.parametrize(("path", "value"), CONTRADICTIONS, ids=str)
+def test_a_profile_that_contradicts_itself_is_refused(path, value):
+    tree = copy.deepcopy(TREES[0])
+    parent_of(tree, path)[path[-1]] = value
+    with pytest.raises(DocumentError, match=r"^profile mine.yaml: at "):
+        parse_document(yaml.dump(tree), DeviceProfile, "profile mine.yaml")
+
+
+def test_another_schema_version_is_refused_with_what_to_do():
+    tree = {**TREES[0], "schema_version": 1}
+    with pytest.raises(
+        DocumentError, match=r"at schema_version: found 1: not read .* reads 2; make the"
+    ):
+        parse_document(yaml.dump(tree), DeviceProfile, "profile mine.yaml")
 
 
 @pytest.mark.parametrize("text", ["", "{", "a: 1\na: 2", "[1, 2]", TEXTS[0][:200]])

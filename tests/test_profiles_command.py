@@ -1,6 +1,7 @@
 """``profiles``: what its commands print, as tables and as JSON, and how they refuse."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from builders import small_profile, small_workload
@@ -9,6 +10,7 @@ from cost_models import write_document
 from cost_models.documents import to_plain
 from spartan_planner.bundled_profiles import bundled_profile_names, load_profile
 from spartan_planner.cli.app import run
+from spartan_planner.profile_report import estimates_table, measurement_table
 
 
 @pytest.fixture
@@ -112,3 +114,19 @@ def test_validate_stops_at_the_first_that_is_no_profile(capsys):
 )
 def test_mistakes_are_named(call, arguments, message):
     assert message in call(*arguments, code=2)
+
+
+def test_the_error_on_shapes_left_out_is_shown():
+    profile = small_profile()
+    fitted = replace(profile.roofline, median_error=0.123, is_calibrated=True)
+    told = str(estimates_table(replace(profile, roofline=fitted)).title)
+    assert told.endswith("0.5 to 2 times; median error 12.3% on shapes left out of the fit")
+    assert "median error" not in str(estimates_table(profile).title)
+
+
+def test_fits_without_a_free_point_have_no_error_to_show():
+    profile = small_profile()
+    provenance = replace(profile.measurement.provenance, median_fit_error=None, max_fit_error=None)
+    measurement = replace(profile.measurement, provenance=provenance)
+    told = measurement_table(replace(profile, measurement=measurement))
+    assert any("no fit has more points" in str(cell) for cell in told.columns[1].cells)

@@ -29,6 +29,8 @@ from spartan_planner.errors import ProfileError
 from spartan_planner.graph_skeleton import graph_text
 from spartan_planner.profiling import ProfileSettings, make_profile, write_profile
 from spartan_planner.profiling import pinning as pinning_module
+from spartan_planner.profiling import profile as profile_module
+from spartan_planner.profiling.facts import measure_facts
 from spartan_planner.profiling.partial_file import FORMAT
 from spartan_planner.profiling.whole_model import whole_model
 from spartan_planner.runtimes import RUNTIMES
@@ -61,7 +63,9 @@ def cnn_workload() -> Workload:
         LayerWorkload("a", conv_shape(32, 32, 3, SIDE), SIDE * SIDE, num_uses=2),
         LayerWorkload("head", head, 1),
     )
-    graph = graph_text(ir.from_proto(model), [(1, 32, SIDE, SIDE)])
+    graph = graph_text(
+        ir.from_proto(model), [(1, 32, SIDE, SIDE)], fingerprint=workload_of().fingerprint
+    )
     return replace(workload_of(*layers), graph=graph)
 
 
@@ -69,7 +73,7 @@ def cnn_workload() -> Workload:
 def test_layers_and_rest_are_the_whole_model(runtime):
     workload = cnn_workload()
     profile = make_profile(workload, replace(SETTINGS, runtime=runtime))
-    timing = profile.model_timing(workload.fingerprint)
+    timing = profile.model_timing(workload)
     assert timing.model == workload.model
     model = cost_model("latency")
     layers_ms = sum(model.dense_cost(layer, profile) for layer in workload.layers)
@@ -169,9 +173,11 @@ def test_an_interrupted_run_goes_on_where_it_was(interrupted):
     settings = ProfileSettings(num_rounds=len(lines) + 1, min_rounds=len(lines) + 1)
     sentences = []
     profile = write_profile(cnn_workload(), interrupted / "p.yaml", settings, tell=sentences.append)
-    assert sentences == [f"going on from {len(lines)} rounds of an earlier run"]
+    # The made-up layers take more than the made-up whole, which is told as well.
+    assert sentences[0] == f"going on from {len(lines)} rounds of an earlier run"
+    assert all("leaves too little" in sentence for sentence in sentences[1:])
     assert profile.measurement.provenance.num_rounds == len(lines) + 1
-    assert profile.model_timing("f" * 64).dense_ms > 1e4
+    assert profile.model_timing(cnn_workload()).dense_ms > 1e4
     assert not partial.exists()
     assert read_document(interrupted / "p.yaml", DeviceProfile, "profile") == profile
 
@@ -195,6 +201,8 @@ def test_profiles_of_every_runtime(runtime):
     assert {layer.shape for layer in profile.layers} == set(small_workload().shape_counts())
     assert profile.measurement.runtime.name == runtime
     assert profile.run_overhead_ms > 0
+    assert runtime in profile.measurement.provenance.versions
+    assert "ONNX Runtime" in profile.facts.bandwidth_gb_per_s.reference
 
 
 needs_affinity = pytest.mark.skipif(
@@ -203,12 +211,20 @@ needs_affinity = pytest.mark.skipif(
 
 
 @needs_affinity
-def test_a_pinned_run_says_which_cores():
+def test_a_pinned_run_says_which_cores_and_measures_facts_on_them(monkeypatch):
     before = os.sched_getaffinity(0)
     workload = workload_of(LayerWorkload("a", linear_shape(), 1))
+    seen = []
+
+    def measure(num_threads):
+        seen.append(os.sched_getaffinity(0))
+        return measure_facts(num_threads)
+
+    monkeypatch.setattr(profile_module, "measure_facts", measure)
     profile = make_profile(workload, replace(SETTINGS, is_pinned=True))
     assert profile.measurement.provenance.pinned_cores == (min(before),)
     assert os.sched_getaffinity(0) == before
+    assert seen == [{min(before)}]
 
 
 @needs_affinity

@@ -72,7 +72,9 @@ def timing(shape: LayerShape, factor: float = 1.0, with_lowered: bool = False) -
             Sample(kept, factor * lowered_ms(shape, Layout.parse(TILE), kept / 4, PLANTED, FACTS))
             for kept in (1, 2, 3)
         )
-        sparse = [SparseTiming(TILE, 0.1, 0.1, 0.0, samples)]
+        slope = samples[1].latency_ms - samples[0].latency_ms
+        fixed = samples[0].latency_ms - slope
+        sparse = [SparseTiming(TILE, fixed, slope, 0.0, samples)]
     return LayerTiming(shape, factor * dense_ms(shape, PLANTED, FACTS), 0.0, tuple(sparse))
 
 

@@ -40,6 +40,57 @@ def budget_of(share):
     )
 
 
+def costs_with_a_zero(rank):
+    costs = torch.ones(5)
+    costs[2] = float(rank == 0)
+    return [torch.rand(5)], [costs]
+
+
+def whole_numbers(rank):
+    return [torch.rand(5) if rank else torch.arange(5)], [1.0]
+
+
+def one_element(rank):
+    ramp = torch.arange(1.0, 2.0 if rank == 0 else 6.0)
+    return [ramp], [ramp]
+
+
+def nothing_and_elements(rank):
+    ramp = torch.arange(1.0, 6.0)[: 5 * rank]
+    return [ramp], [ramp if rank else 1.0]
+
+
+def too_many_tensors(rank):
+    return [torch.rand(5)] * (1 + rank), [1.0] * (1 + rank)
+
+
+ODD_CASES = {
+    case.__name__: case
+    for case in (
+        costs_with_a_zero,
+        whole_numbers,
+        too_many_tensors,
+        one_element,
+        nothing_and_elements,
+    )
+}
+
+
+def answer_to(case, rank, group):
+    """The masks, or what was said; hard selection takes no cost per element across ranks."""
+    values, costs = case(rank)
+    said = []
+    for solve in (
+        lambda: solve_soft_topk(values, costs, 4.0, 5.0, process_group=group).masks[0].numpy(),
+        lambda: solve_hard_topk(values, costs, 4.0, process_group=group).masks[0].numpy(),
+    ):
+        try:
+            said.append(solve())
+        except TransportError as error:
+            said.append(str(error))
+    return said
+
+
 def work(rank, folder):
     store = f"file://{folder}/store"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
@@ -71,7 +122,8 @@ def work(rank, folder):
         solve_soft_topk(broken, COSTS, 5.0, BETA, names=NAMES, process_group=group)
     except TransportError as error:
         refused = str(error)
-    (folder / f"{rank}.pickle").write_bytes(pickle.dumps((answers, refused)))
+    odd = {name: answer_to(case, rank, group) for name, case in ODD_CASES.items()}
+    (folder / f"{rank}.pickle").write_bytes(pickle.dumps((answers, refused, odd)))
     dist.destroy_process_group()
 
 
@@ -114,6 +166,39 @@ def test_both_ranks_have_the_same_bits(ranks, key):
     first, second = (ranks[rank][0][key] for rank in (0, 1))
     assert first[1] == second[1]
     assert first[3] == second[3]
+
+
+@pytest.mark.parametrize(
+    ("case", "messages"),
+    [
+        ("costs_with_a_zero", ("of rank 1 were refused", "a cost tensor with an element")),
+        ("whole_numbers", ("are torch.int64", "of rank 0 were refused")),
+        ("too_many_tensors", (r"came with [1, 2] value tensors",) * 2),
+    ],
+)
+def test_what_one_rank_refuses_all_refuse(ranks, case, messages):
+    for rank, message in enumerate(messages):
+        assert all(message in said for said in ranks[rank][2][case])
+
+
+def test_a_shard_of_one_element_has_a_cost_per_element(ranks):
+    soft = [ranks[rank][2]["one_element"][0] for rank in (0, 1)]
+    ramps = [one_element(rank)[0][0] for rank in (0, 1)]
+    ramp = torch.cat(ramps)
+    (whole,) = solve_soft_topk([ramp], [ramp], 4.0, 5.0).masks
+    found = torch.cat([torch.from_numpy(mask) for mask in soft])
+    torch.testing.assert_close(found, whole, rtol=1e-6, atol=1e-7)
+    for rank in (0, 1):
+        assert "takes one cost per tensor" in ranks[rank][2]["one_element"][1]
+
+
+def test_a_rank_without_elements_joins_one_with_costs_of_its_own(ranks):
+    (ramp,), _ = nothing_and_elements(1)
+    (whole,) = solve_soft_topk([ramp], [ramp], 4.0, 5.0).masks
+    found = torch.from_numpy(ranks[1][2]["nothing_and_elements"][0])
+    torch.testing.assert_close(found, whole, rtol=1e-6, atol=1e-7)
+    for rank in (0, 1):
+        assert "takes one cost per tensor" in ranks[rank][2]["nothing_and_elements"][1]
 
 
 def test_a_bad_value_on_one_rank_is_named_on_both(ranks):

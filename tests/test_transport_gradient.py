@@ -83,6 +83,28 @@ def test_long_rows_and_short_rows_agree(monkeypatch):
     torch.testing.assert_close(results[0], results[1], rtol=1e-9, atol=1e-10)
 
 
+# Relative to the largest slope; the last bar is the rounding of the result to its own dtype.
+@pytest.mark.parametrize(
+    ("dtype", "bar"),
+    [(torch.float32, 1e-6), (torch.bfloat16, 4e-3), (torch.float16, 5e-4)],
+    ids=str,
+)
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("length", [1000, 20_000, 200_000])
+@pytest.mark.parametrize("share", [1e-3, 0.5, 0.999, 1.0 - 1e-5])
+def test_slopes_near_the_limits_have_all_digits(dtype, bar, rows, length, share):
+    generator = torch.Generator().manual_seed(6)
+    values = torch.rand(rows, length, generator=generator).to(dtype)
+    upstream = torch.randn(rows, length, generator=generator).to(dtype)
+    slopes = []
+    for wide in (dtype, torch.float64):
+        leaf = values.to(wide).requires_grad_()
+        mask = soft_topk(leaf, 2.0, 2.0 * share * length, 30.0)
+        slopes.append(torch.autograd.grad(mask, leaf, upstream.to(wide))[0].double())
+    worst = (slopes[0] - slopes[1]).abs().amax(1) / slopes[1].abs().amax(1)
+    assert float(worst.max()) <= bar
+
+
 def test_hard_masks_have_no_derivative():
     masks = [torch.tensor([1.0, 0.0, 1.0])]
     (slope,) = soft_topk_gradient(masks, [2.0], 10.0, [torch.ones(3)])
@@ -99,3 +121,5 @@ def test_limits_of_the_budget_have_no_derivative(budget):
 def test_shapes_must_match():
     with pytest.raises(TransportError, match="gradient of its own shape"):
         soft_topk_gradient([torch.rand(3)], [1.0], 1.0, [torch.rand(4)])
+    with pytest.raises(TransportError, match=r"masks have 2 shapes.*gradients 1 shapes"):
+        soft_topk_gradient([torch.rand(3)] * 2, [1.0] * 2, 1.0, [torch.rand(3)])

@@ -46,6 +46,16 @@ def chunks(request, monkeypatch):
         monkeypatch.setattr(passes, "_CPU_CHUNK", request.param)
 
 
+@pytest.mark.parametrize("tile", [(64, 64), (1, 64), (1, 1)])
+@pytest.mark.parametrize("size", [1e-4, 300.0])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_products_of_half_precision_are_those_of_float32(dtype, size, tile):
+    gradient = weight = torch.full((64, 64), size).to(dtype)
+    expected = float(weight[0, 0]) ** 2 * tile[0] * tile[1]
+    found = mask_gradient(gradient, weight, tile)
+    torch.testing.assert_close(found, torch.full_like(found, expected), **SUM | {"atol": 0.0})
+
+
 @pytest.mark.parametrize(("shape", "tile"), CASES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_against_an_index_per_element(shape, tile, dtype):

@@ -1,9 +1,11 @@
 """Workloads: what is counted, and what is refused."""
 
+from dataclasses import replace
+
 import pytest
 from builders import conv_shape, linear_shape, workload_of
 
-from cost_models import LayerShape, LayerWorkload, UnknownNameError, Workload
+from cost_models import LayerShape, LayerWorkload, UnknownNameError, UnpricedOperation, Workload
 
 
 def test_macs_of_a_convolution_are_the_published_ones():
@@ -58,12 +60,51 @@ def test_label(shape, label):
         ({"stride": (0, 1)}, "stride must hold positive sizes"),
         ({"dilation": (1, 0)}, "dilation must hold positive sizes"),
         ({"padding": (-1, 0)}, "padding must not be negative"),
-        ({"groups": 0}, "groups must be at least 1"),
+        ({"weight_shape": (64, 64)}, "weight_shape of conv2d must have 4 dimensions"),
+        ({"input_shape": (1, 64, 8)}, "input_shape of conv2d must have 4 dimensions"),
+        ({"stride": (1,) * 5}, "stride of conv2d must be empty or have 2 figures"),
+        ({"padding": (1,)}, "padding of conv2d must be empty or have 2 figures"),
+        ({"dilation": (1, 1, 1)}, "dilation of conv2d must be empty or have 2 figures"),
+        ({"input_shape": (1, 7, 8, 8)}, "input_shape must have 64 channels"),
+        ({"groups": 5, "input_shape": (1, 320, 8, 8)}, "groups must divide 64"),
+        ({"op": "conv_transpose2d", "groups": 5}, "groups must divide 64"),
+        ({"op": "conv_transpose2d", "weight_shape": (8, 4, 3, 3)}, "must have 8 channels"),
+        ({"op": "conv_transpose2d", "padding": (99, 99)}, "leaves no output"),
+        ({"input_shape": (1, 64, 1, 8), "padding": (0, 0)}, "does not fit an input of 1"),
+        ({"dilation": (9, 9)}, "a kernel that reaches over 19 does not fit"),
+        ({"op": "linear"}, "weight_shape of linear must have 2 dimensions"),
+        ({"op": "embedding"}, "weight_shape of embedding must have 2 dimensions"),
+        ({"dtype": "banana"}, "dtype 'banana' is not known; known are: bfloat16"),
     ],
 )
 def test_impossible_shape_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         conv_shape(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"input_shape": (1, 7)}, "must end in 64, the inputs of its weight"),
+        ({"input_shape": ()}, "at least one dimension"),
+        ({"groups": 2}, "linear has no groups"),
+        ({"stride": (1,)}, "linear has no groups, stride"),
+    ],
+)
+def test_impossible_product_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(linear_shape(), **changes)
+
+
+def test_no_group_is_no_number_of_groups():
+    with pytest.raises(ValueError, match="groups must be at least 1"):
+        replace(conv_shape(), groups=0)
+
+
+@pytest.mark.parametrize("figures", [(0, 1), (-5, 1), (1, -1)])
+def test_impossible_unpriced_operation_is_refused(figures):
+    with pytest.raises(ValueError, match="num_calls must be at least 1 and num_output_elements"):
+        UnpricedOperation("relu", *figures)
 
 
 @pytest.mark.parametrize("changes", [{"positions": 0}, {"num_uses": 0}])

@@ -13,7 +13,7 @@ from spartan_planner.cli.options import (
     Model,
     Seed,
     print_json,
-    require_output_folder,
+    require_output,
     require_profile_of,
 )
 from spartan_planner.console import show
@@ -57,7 +57,7 @@ def export_command(
 
     With a plan and no checkpoint the model's initial weights are pruned in one shot.
     """
-    require_output_folder(out)
+    require_output(out, plan, checkpoint, inputs)
     if form not in ("lowered", "masked"):
         raise UsageError(f"form {form!r} is not known; use lowered or masked")
     from spartan_planner.cli.load import load
@@ -81,7 +81,7 @@ def export_command(
 
 
 def _planned_input_shape(plan: Plan) -> str:
-    if set(plan.input_dtypes) - {"float32"}:
+    if set(plan.input_dtypes) - {"float16", "bfloat16", "float32", "float64"}:
         raise UsageError(
             f"the model's inputs are of type {', '.join(plan.input_dtypes)}; give --inputs"
         )

@@ -16,7 +16,7 @@ from spartan_planner.cli.options import (
     Model,
     Seed,
     print_json,
-    require_output_folder,
+    require_output,
 )
 from spartan_planner.console import show
 from spartan_planner.errors import ExportError, ModelError, UsageError
@@ -50,7 +50,7 @@ def inspect_command(
 ) -> None:
     """Describe the weights of MODEL (or of an .onnx file): shapes, positions, multiply-adds."""
     if out:
-        require_output_folder(out)
+        require_output(out, Path(model), inputs, checkpoint)
     if Path(model).suffix == ".onnx":
         _refuse_torch_options(inputs, checkpoint, on_meta)
         workload = _of_onnx(Path(model), input_shape, with_graph)
@@ -101,29 +101,22 @@ def _of_torch(
         )
     loaded, examples = load(model, input_shape, inputs, checkpoint, seed, on_meta)
     workload = extract_workload(loaded, examples, model)
-    return (
-        replace(workload, graph=_graph_of(loaded, examples, on_meta)) if embed_graph else workload
-    )
+    if not embed_graph:
+        return workload
+    return replace(workload, graph=_graph_of(loaded, examples, on_meta, workload))
 
 
-def _graph_of(model: "nn.Module", examples: "tuple[Tensor, ...]", on_meta: bool) -> str:
+def _graph_of(
+    model: "nn.Module", examples: "tuple[Tensor, ...]", on_meta: bool, workload: Workload
+) -> str:
     """Return the model's graph as text; empty, with a notice, where there is none to be had."""
-    from spartan_planner.export.torch_to_onnx import torch_to_onnx
-    from spartan_planner.graph_skeleton import graph_text, initializer_names
+    from spartan_planner.export.embedded_graph import embedded_graph
 
     if on_meta:
         _notice("a model on the meta device is not exported")
         return ""
-    # Of types that numpy lacks (bfloat16) an initializer is not recognised by its values.
-    parameters = {
-        name: parameter.detach().cpu().numpy()
-        for name, parameter in model.named_parameters()
-        if str(parameter.dtype) in ("torch.float16", "torch.float32", "torch.float64")
-    }
     try:
-        exported = torch_to_onnx(model, examples)
-        names = initializer_names(exported, parameters)
-        return graph_text(exported, [tuple(item.shape) for item in examples], names)
+        return embedded_graph(model, examples, workload)
     except (ExportError, ModelError) as error:
         _notice(str(error))
         return ""

@@ -63,12 +63,19 @@ def require_profile_of(plan: Plan | None, profile: str | None) -> None:
     require_profile(plan, load_profile(profile))
 
 
-def require_output_folder(path: Path) -> None:
-    """Refuse, before any work is done, a file that could not be written later.
+def require_output(path: Path, *inputs: Path | None) -> None:
+    """Refuse, before any work is done, a file that could not be written later, or that is read.
+
+    Args:
+        path: the file to write.
+        inputs: what the command reads, where it is a file.
 
     Raises:
-        UsageError: the folder does not exist and cannot be made, or the path is a folder.
+        UsageError: the folder does not exist and cannot be made, the path is a folder, or it is
+            one of the inputs.
     """
+    if any(item and path.exists() and item.exists() and path.samefile(item) for item in inputs):
+        raise UsageError(f"{path} is read by this command; give another name to the file to write")
     if path.is_dir():
         raise UsageError(f"{path} is a folder; give the name of the file to write")
     existing = next(parent for parent in path.absolute().parents if parent.exists())

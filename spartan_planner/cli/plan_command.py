@@ -16,7 +16,7 @@ from spartan_planner.cli.options import (
     InputShape,
     Seed,
     print_json,
-    require_output_folder,
+    require_output,
 )
 from spartan_planner.cli.plan_sources import Source, read_source
 from spartan_planner.cli.trial_options import (
@@ -127,7 +127,7 @@ def plan_command(
 ) -> None:
     """Plan which blocks of MODEL to keep, and predict the cost, before any training."""
     if out:
-        require_output_folder(out)
+        require_output(out, Path(profile) if profile else None, inputs, checkpoint, Path(model))
     _refuse_contradictions(out, profile, with_sweep, compare)
     if beta is not None and not 0 < beta < math.inf:
         raise UsageError(f"beta {beta} must be positive and finite")

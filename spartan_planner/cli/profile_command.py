@@ -7,7 +7,7 @@ import typer
 
 from cost_models import DeviceProfile, Workload, read_document
 from cost_models.documents import to_plain
-from spartan_planner.cli.options import AsJson, print_json, require_output_folder
+from spartan_planner.cli.options import AsJson, print_json, require_output
 from spartan_planner.console import show
 from spartan_planner.progress import progress_bar
 
@@ -59,10 +59,11 @@ def profile_command(
 
     Rounds are kept in OUT.partial: after an interruption the same command goes on from there.
     """
+    from spartan_planner.graph_skeleton import require_own_graph
     from spartan_planner.profiling import ProfileSettings, write_profile
     from spartan_planner.report import profile_table
 
-    require_output_folder(out)
+    require_output(out, workload)
     settings = ProfileSettings(
         name=name,
         num_threads=threads,
@@ -75,7 +76,8 @@ def profile_command(
         is_pinned=pin,
         whole_model=not layers_only,
     )
-    document = _read_workload(workload)
+    document = read_workload(workload)
+    require_own_graph(document)
     with progress_bar("profiling", rounds) as advance:
         profile = write_profile(document, out, settings, advance, _tell)
     _tell_how_certain(profile, half_width)
@@ -91,7 +93,12 @@ def profile_command(
     show(f"written to {out}")
 
 
-def _read_workload(path: Path) -> Workload:
+def read_workload(path: Path) -> Workload:
+    """Read a workload file, or describe an ONNX file.
+
+    Raises:
+        SpartanPlannerError: the file is neither.
+    """
     if path.suffix == ONNX_SUFFIX:
         from spartan_planner.onnx_workload import workload_of_onnx
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cost_models import DeviceProfile, Workload, read_document
+from cost_models import DeviceProfile
 from cost_models.documents import to_plain
 from spartan_planner.bundled_profiles import bundled_profile_names, load_profile
 from spartan_planner.cli.options import AsJson, print_json
+from spartan_planner.cli.profile_command import read_workload
 from spartan_planner.console import show
 
 if TYPE_CHECKING:
@@ -62,7 +63,10 @@ def show_command(
     ],
     workload: Annotated[
         Path | None,
-        typer.Option("--workload", help="Advise which layouts pay for this model's workload file."),
+        typer.Option(
+            "--workload",
+            help="Advise which layouts pay for this model: a workload file, or an ONNX file.",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -81,7 +85,7 @@ def show_command(
     if loaded.layers:
         show(profile_table(loaded))
     if advice:
-        show(advice_table(advice), "\n".join(advice.sentences()))
+        show(*([advice_table(advice)] if advice.rows else []), "\n".join(advice.sentences()))
 
 
 @profiles_app.command("validate")
@@ -109,7 +113,7 @@ def validate_command(
 def _advice(profile: DeviceProfile, workload: Path) -> "Advice":
     from spartan_planner.advice import advise
 
-    return advise(profile, read_document(workload, Workload, "workload"))
+    return advise(profile, read_workload(workload))
 
 
 def _plain_advice(advice: "Advice") -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from spartan_planner.cli.options import EXIT_MISSED, AsJson, print_json, require_output_folder
+from spartan_planner.cli.options import EXIT_MISSED, AsJson, print_json, require_output
 from spartan_planner.errors import UsageError
 
 
@@ -18,7 +18,7 @@ def quickstart_command(
     """Profile this CPU, plan, train, export and verify a network on handwritten digits."""
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; give a folder for the quickstart's results")
-    require_output_folder(out / "summary.json")
+    require_output(out / "summary.json")
     from spartan_planner.quickstart import run_quickstart
 
     summary = run_quickstart(out, quiet=as_json)

@@ -12,7 +12,7 @@ from spartan_planner.cli.options import (
     Model,
     Seed,
     print_json,
-    require_output_folder,
+    require_output,
 )
 from spartan_planner.console import show
 from spartan_planner.errors import UsageError
@@ -43,7 +43,7 @@ def train_command(
     as_json: AsJson = False,
 ) -> None:
     """Train MODEL on a data set; with --plan, to the plan's budget, by Spartan."""
-    require_output_folder(out)
+    require_output(out, plan, checkpoint, Path(data))
     if out.suffix != ".safetensors":
         raise UsageError(f"weights are written as safetensors; name {out} with .safetensors")
     from spartan_planner.checkpoints import load_weights, save_weights

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cost_models import DeviceProfile, write_document
-from spartan_planner.cli.options import EXIT_MISSED, require_output_folder
+from spartan_planner.cli.options import EXIT_MISSED, require_output
 from spartan_planner.console import show
 from spartan_planner.errors import UsageError
 from spartan_planner.planning import Plan
@@ -67,7 +67,7 @@ def trial_wish(
             "--try compares what is measured with what a profile predicts; give --profile"
         )
     if out is not None:
-        require_output_folder(out)
+        require_output(out)
     from spartan_planner.trial import TrialSettings
 
     settings = TrialSettings() if tolerance is None else TrialSettings(tolerance=tolerance)

@@ -1,9 +1,11 @@
 """torch's own exporter, quietly, with a batch of any size."""
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 
 import onnx_ir as ir
 import torch
@@ -25,8 +27,8 @@ def torch_to_onnx(model: nn.Module, example_inputs: Sequence[Tensor]) -> ir.Mode
     try:
         with _quiet():
             program = _export(model, example_inputs)
-    except Exception as error:
-        reason = " ".join(str(_root_cause(error)).split())[:400]
+    except (Exception, SystemExit) as error:
+        reason = _first_sentence(str(_root_cause(error)) or repr(error))
         raise ExportError(f"torch cannot export this model to ONNX: {reason}") from error
     finally:
         model.train(was_training)
@@ -40,6 +42,11 @@ def _root_cause(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return error
+
+
+def _first_sentence(text: str) -> str:
+    """Up to the first full stop: pages of advice to the model's author follow."""
+    return re.split(r"\.\s", " ".join(text.split()), maxsplit=1)[0].rstrip(".")[:300]
 
 
 def _export(model: nn.Module, example_inputs: Sequence[Tensor]) -> torch.onnx.ONNXProgram | None:
@@ -58,13 +65,12 @@ def _export(model: nn.Module, example_inputs: Sequence[Tensor]) -> torch.onnx.ON
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's remarks about packages that are not installed off the screen."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Keep off the screen what the exporter remarks, or prints of a graph that it gives up."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        logging.disable(disabled)

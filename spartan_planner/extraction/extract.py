@@ -14,6 +14,7 @@ from cost_models import UnpricedOperation, Workload
 from spartan_planner.errors import ModelError
 from spartan_planner.extraction.layers import layer_of, products_of
 from spartan_planner.extraction.recorder import Recorder
+from spartan_planner.lazy_parameters import with_known_shapes
 
 
 def model_fingerprint(model: nn.Module) -> str:
@@ -42,17 +43,21 @@ def extract_workload(
     Raises:
         ModelError: the model does not run, or no operation consumes a weight.
     """
+    with_known_shapes(model, model_name)
     inputs = inputs_for(model, example_inputs)
     batch_size = _batch_size(inputs)
     recorder = Recorder(model)
     try:
         with _everything_visible(model), recorder:
             model(*inputs)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         shapes = ", ".join(str(tuple(item.shape)) for item in inputs)
         reason = " ".join(str(error).split())[:300]
+        if isinstance(error, SystemExit):
+            reason = f"it ends the program with {error!r}"
         raise ModelError(
-            f"{model_name} does not run on inputs of shape {shapes}: {reason}; check --input-shape"
+            f"{model_name} does not run on inputs of shape {shapes}: {reason}; check "
+            f"--input-shape{_META_HINT if _is_on_meta(model) else ''}"
         ) from error
     if not recorder.uses:
         raise ModelError(f"{model_name} has no weight that a convolution or product consumes")
@@ -68,6 +73,13 @@ def extract_workload(
         ),
         products=products_of(recorder.products, batch_size),
     )
+
+
+_META_HINT = ", or leave out --meta: what a model decides by values does not run without them"
+
+
+def _is_on_meta(model: nn.Module) -> bool:
+    return any(parameter.is_meta for parameter in model.parameters())
 
 
 def inputs_for(model: nn.Module, example_inputs: Sequence[Tensor] | Tensor) -> tuple[Tensor, ...]:

@@ -77,6 +77,7 @@ def _read_embedding(args: Sequence[Any], output: Any) -> list[Call]:  # noqa: AN
 
 _READERS: dict[str, Reader] = {
     "convolution": _read_convolution,
+    "_convolution": _read_convolution,  # what a traced module calls
     "mm": _read_product,
     "bmm": _read_product,
     "addmm": _read_added_product,

@@ -10,6 +10,7 @@ from spartan_planner.graph_skeleton.text import (
     graph_text,
     graph_text_of_proto,
     layer_initializers,
+    require_own_graph,
 )
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "graph_text_of_proto",
     "initializer_names",
     "layer_initializers",
+    "require_own_graph",
 ]

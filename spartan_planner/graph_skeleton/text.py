@@ -13,6 +13,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import ModelProto
 
+from cost_models import Workload
 from cost_models.documents import document, parse_document
 from spartan_planner.errors import DocumentError, ModelError
 from spartan_planner.graph_skeleton.noise import fill_with_noise, num_left_out_bytes
@@ -45,10 +46,12 @@ class SkeletonFacts:
     Attributes:
         input_shapes: shapes of the example inputs, in the order of the graph's inputs.
         initializers: parameter name to the name of the initializer that holds it.
+        fingerprint: of the workload that the graph belongs to.
     """
 
     input_shapes: tuple[tuple[int, ...], ...]
     initializers: dict[str, str]
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ def graph_text(
     model: ir.Model,
     input_shapes: Sequence[Sequence[int]],
     initializers: Mapping[str, str] | None = None,
+    fingerprint: str = "",
 ) -> str:
     """Return the graph with its weights left out, compressed, as base64 text.
 
@@ -82,6 +86,7 @@ def graph_text(
         input_shapes: shapes of the example inputs, in the order of the graph's inputs.
         initializers: parameter name to initializer name
             (:func:`~spartan_planner.graph_skeleton.initializer_names`).
+        fingerprint: of the workload that will hold the graph.
 
     Raises:
         ModelError: the number of shapes is not that of the inputs, or the graph is larger than
@@ -89,13 +94,14 @@ def graph_text(
     """
     with _without_weights(model):
         proto = ir.serde.serialize_model(model)
-    return graph_text_of_proto(proto, input_shapes, initializers)
+    return graph_text_of_proto(proto, input_shapes, initializers, fingerprint)
 
 
 def graph_text_of_proto(
     model: ModelProto,
     input_shapes: Sequence[Sequence[int]],
     initializers: Mapping[str, str] | None = None,
+    fingerprint: str = "",
 ) -> str:
     """Return the text of a graph that is at hand as a protocol buffer; it is changed.
 
@@ -112,7 +118,7 @@ def graph_text_of_proto(
         if is_weight(tensor):
             empty(tensor)
     _strip_remarks(model)
-    _add_facts(model, input_shapes, initializers or {})
+    _add_facts(model, input_shapes, initializers or {}, fingerprint)
     content = model.SerializeToString(deterministic=True)
     if len(content) > MAX_GRAPH_BYTES:
         raise ModelError(
@@ -161,11 +167,15 @@ def _strip_remarks(model: ModelProto) -> None:
 
 
 def _add_facts(
-    model: ModelProto, input_shapes: Sequence[Sequence[int]], initializers: Mapping[str, str]
+    model: ModelProto,
+    input_shapes: Sequence[Sequence[int]],
+    initializers: Mapping[str, str],
+    fingerprint: str,
 ) -> None:
     facts = {
         "input_shapes": [list(map(int, shape)) for shape in input_shapes],
         "initializers": dict(initializers),
+        "fingerprint": fingerprint,
     }
     model.metadata_props.add(key=GRAPH_KEY, value=json.dumps(facts, separators=(",", ":")))
 
@@ -198,6 +208,21 @@ def graph_of_text(
         )
     fill_with_noise(model, seed)
     return RefilledGraph(model, facts.input_shapes, facts.initializers)
+
+
+def require_own_graph(workload: Workload) -> None:
+    """Refuse a workload that holds the graph of another model.
+
+    Raises:
+        DocumentError: it does, or the graph is damaged.
+    """
+    if workload.graph and skeleton_facts(_parse(_unpack(workload.graph))).fingerprint != (
+        workload.fingerprint
+    ):
+        raise DocumentError(
+            f"the graph in the workload of {workload.model} is not known to be that model's: it "
+            "has another fingerprint; inspect the model again"
+        )
 
 
 def layer_initializers(model: ModelProto) -> dict[str, str]:

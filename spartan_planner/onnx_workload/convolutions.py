@@ -22,6 +22,9 @@ _OPS: dict[tuple[int, bool], Op] = {
 }
 
 
+_COMPUTED = "the weight in use is computed from it in every run"
+
+
 @dataclass(frozen=True)
 class _Window:
     """How a kernel slides along one dimension."""
@@ -46,6 +49,9 @@ def read_convolution(
 ) -> Reading:
     """Read a convolution whose input, weight and bias stand at the given operands."""
     weight = graph.weight_behind(operand(node, kernel))
+    reason = ""
+    if weight is None:
+        weight, reason = graph.weight_computed_from(operand(node, kernel)), _COMPUTED
     weight_shape = graph.shapes[operand(node, kernel)]
     input_shape, output_shape = graph.shapes[operand(node, source)], graph.shapes[node.output[0]]
     is_transposed = node.op_type == "ConvTranspose"
@@ -67,7 +73,8 @@ def read_convolution(
     )
     places = input_shape if is_transposed else output_shape
     num_rows = places[0] * math.prod(places[2:])
-    return (WeightUse(node.name or node.output[0], weight, shape, num_rows),)
+    name = node.name or node.output[0]
+    return (WeightUse(name, weight, shape, num_rows, not_prunable_because=reason),)
 
 
 def _require_channels(node: NodeProto, weight_shape: Shape, input_shape: Shape) -> None:

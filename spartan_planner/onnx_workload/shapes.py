@@ -58,8 +58,9 @@ def _closed_shape(item: ValueInfoProto) -> Shape:
     sizes = _dimensions(item)
     if sizes is None or None in sizes[1:]:
         raise ModelError(
-            f"input {item.name!r} of the model has open dimensions beside its batch; say by input "
-            "shapes at which sizes the model is used"
+            f"input {item.name!r} of the model has open dimensions beside its batch; say at which "
+            "sizes it is used: 'spartan-planner inspect FILE.onnx --input-shape 1,3,224,224 -o "
+            "workload.yaml', and go on with that file"
         )
     return tuple(1 if size is None else size for size in sizes)
 

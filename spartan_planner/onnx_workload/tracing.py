@@ -89,6 +89,19 @@ class ShapedGraph:
                 known.update(node.output)
         return known
 
+    def weight_computed_from(self, value: str) -> Weight | None:
+        """Return the largest weight from which a value is computed, the same in every run."""
+        if value not in self.settled:
+            return None
+        seen, queue = {value}, [value]
+        for name in queue:
+            node = self.producers.get(name)
+            further = [item for item in node.input if item and item not in seen] if node else []
+            seen.update(further)
+            queue += further
+        found = [weight for name in queue if (weight := self._weight(name, is_reordered=False))]
+        return max(found, key=lambda weight: weight.num_elements, default=None)
+
     def weight_behind(self, value: str) -> Weight | None:
         """Return the weight that a value consists of, as it is, reshaped, transposed or sliced."""
         is_reordered = False
@@ -102,10 +115,16 @@ class ShapedGraph:
                 return None
             is_reordered ^= node.op_type == "Transpose"
             value = node.input[0]
-        tensor = self.tensors[value]
+        return self._weight(value, is_reordered=is_reordered)
+
+    def _weight(self, name: str, *, is_reordered: bool) -> Weight | None:
+        """The initializer of that name, if it holds numbers that a model learns."""
+        tensor = self.tensors.get(name)
+        if tensor is None:
+            return None
         dtype = ir.DataType(tensor.data_type)
         is_quantized = dtype.is_integer() and dtype.bitwidth <= 8
         if not (dtype.is_floating_point() or is_quantized):
             return None
-        name = dtype.numpy().name
-        return Weight(value, num_elements(tensor), name, is_quantized, is_reordered)
+        type_name = dtype.numpy().name
+        return Weight(name, num_elements(tensor), type_name, is_quantized, is_reordered)

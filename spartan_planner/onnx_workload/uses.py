@@ -18,6 +18,7 @@ class WeightUse:
         num_rows: places at which the weight is applied, over the whole batch.
         num_repeats: how often the layer of that shape is run by this node.
         is_stored_transposed: whether the file holds the weight of a product as ``[in, out]``.
+        not_prunable_because: why it may not be pruned, where the node tells; empty otherwise.
         further_nodes: nodes that belong to the layer, such as the addition of its bias.
     """
 
@@ -27,6 +28,7 @@ class WeightUse:
     num_rows: int
     num_repeats: int = 1
     is_stored_transposed: bool = False
+    not_prunable_because: str = ""
     further_nodes: tuple[str, ...] = ()
 
 

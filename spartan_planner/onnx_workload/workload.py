@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from spartan_planner.onnx_workload.products import (
     read_matmul,
 )
 from spartan_planner.onnx_workload.reading import read_hollow
+from spartan_planner.onnx_workload.recurrent import read_recurrent
 from spartan_planner.onnx_workload.shapes import Shape, input_shapes_of, value_shapes
 from spartan_planner.onnx_workload.tracing import ShapedGraph
 from spartan_planner.onnx_workload.uses import Product, Reading, WeightUse
@@ -41,6 +43,7 @@ _READERS: dict[str, Callable[[NodeProto, ShapedGraph], Reading]] = {
     "Einsum": read_einsum,
     "Attention": read_attention,
     "Gather": read_gather,
+    **dict.fromkeys(("RNN", "GRU", "LSTM"), read_recurrent),
 }
 """How to read each operation that can consume a weight or multiply activations."""
 
@@ -148,10 +151,11 @@ def _describe(model: ModelProto, path: Path, given: Sequence[Sequence[int]] | No
     if not uses:
         raise ModelError(f"{path} has no weight that a convolution or product consumes")
     names = {tensor.name for tensor in model.graph.initializer}
+    fingerprint = _fingerprint(model)
     return Workload(
         schema_version=2,
         model=str(path),
-        fingerprint=_fingerprint(model),
+        fingerprint=fingerprint,
         num_parameters=_num_parameters(model, set(uses)),
         layers=tuple(_layer(items, graph.batch_size) for items in uses.values()),
         unpriced=_unpriced(readings, graph),
@@ -160,6 +164,7 @@ def _describe(model: ModelProto, path: Path, given: Sequence[Sequence[int]] | No
             model,
             input_shapes,
             {name: name for name in uses if name in names},
+            fingerprint,
         ),
     )
 
@@ -188,10 +193,11 @@ def _layer(uses: Sequence[WeightUse], batch_size: int) -> LayerWorkload:
     products = [use for use in uses if use.shape.op != "embedding"]
     first = (products or uses)[0].shape
     rows = [use.num_rows * use.num_repeats * use.shape.num_weights for use in products or uses]
-    positions = sum(rows) / (batch_size * weight.num_elements)
+    positions = Fraction(sum(rows), batch_size * weight.num_elements)
     is_sliced = any(use.shape.num_weights != weight.num_elements for use in uses)
+    is_even = positions.denominator == 1
     shapes = [use.shape for use in uses for _ in range(use.num_repeats)]
-    reason = _not_prunable_because(uses, is_sliced)
+    reason = _not_prunable_because(uses, is_sliced, is_even)
     return LayerWorkload(
         name=weight.name,
         shape=first,
@@ -202,17 +208,22 @@ def _layer(uses: Sequence[WeightUse], batch_size: int) -> LayerWorkload:
         further_shapes=tuple(shape for shape in shapes if shape != first),
         sliced=(
             SlicedWeight(weight.num_elements, round(positions * weight.num_elements))
-            if is_sliced
+            if is_sliced or not is_even
             else None
         ),
     )
 
 
-def _not_prunable_because(uses: Sequence[WeightUse], is_sliced: bool) -> str:
+def _not_prunable_because(uses: Sequence[WeightUse], is_sliced: bool, is_even: bool) -> str:
     if any(use.shape.op == "embedding" for use in uses):
         return "rows are looked up in it"
+    reasons = [use.not_prunable_because for use in uses if use.not_prunable_because]
+    if reasons:
+        return reasons[0]
     if is_sliced:
         return "its nodes each consume a part of it"
+    if not is_even:
+        return "its work is not the same for each sample of the batch"
     return "it is quantized" if uses[0].weight.is_quantized else ""
 
 

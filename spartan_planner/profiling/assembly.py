@@ -8,10 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cost_models import LayerShape, LayerTiming, Layout, ModelTiming, Sample, SparseTiming, Workload
+from cost_models.shapes_digest import shapes_digest
 from spartan_planner.profiling.fit import fit_linear
+from spartan_planner.profiling.lowered_model import lowered_choice
 from spartan_planner.profiling.measurement_plan import Batch
 from spartan_planner.profiling.rounds import Figures
 from spartan_planner.runtimes import LAYER_CLASSES, layer_class
+
+LOWERED = "lowered"
+"""Key of the factor by which lowered forms differ inside a lowered model, beside their class's."""
+
+_PLAUSIBLE_FACTORS = (0.5, 1.5)
+"""Beyond these the lowered model's time is a disturbance's."""
 
 ALL_CLASSES = "all"
 """Key of a factor that holds for layers of every class."""
@@ -25,10 +33,12 @@ class InSitu:
         timing: of the model.
         factors: by class of layer, the time of the class inside the model over the sum of its
             layers' times apart.
+        note: what the user should know of the sharing; empty where the parts fit the whole.
     """
 
     timing: ModelTiming
     factors: dict[str, float]
+    note: str = ""
 
 
 def layer_timings(
@@ -54,6 +64,7 @@ def in_situ(
     batches: Sequence[Batch],
     figures: Sequence[Figures],
     yardstick_ms: float,
+    least_rest_ms: float,
 ) -> InSitu | None:
     """Return the whole model's times, or ``None`` when it was not run.
 
@@ -68,12 +79,44 @@ def in_situ(
         batches: what was measured.
         figures: of each batch.
         yardstick_ms: time of the yardstick to express times at.
+        least_rest_ms: see :func:`compose`.
     """
     for batch, measured in zip(batches, figures, strict=True):
         if batch.has_model:
             medians = np.median(measured.relative[:, len(batch.forms) :], axis=0) * yardstick_ms
-            return compose(workload, layers, float(medians[0]), _classes(medians[1:]))
+            inside_ms = _classes(medians[1:-1])
+            found = compose(workload, layers, float(medians[0]), inside_ms, least_rest_ms)
+            if medians[-1] <= 0:
+                return found
+            dense = [scaled(layer, found.factors) for layer in layers]
+            factor = lowered_factor(workload, dense, found.timing.rest_ms, float(medians[-1]))
+            return replace(found, factors={**found.factors, LOWERED: _round(factor)})
     return None
+
+
+def lowered_factor(
+    workload: Workload, layers: Sequence[LayerTiming], rest_ms: float, lowered_ms: float
+) -> float:
+    """Return the time of lowered layers inside a lowered model over their times apart from it.
+
+    Args:
+        workload: that was measured.
+        layers: its layers, dense times as inside the model.
+        rest_ms: what belongs to no layer.
+        lowered_ms: time of the model lowered as :func:`lowered_choice` says.
+    """
+    known = {layer.shape: layer for layer in layers}
+    chosen = lowered_choice(workload)
+    dense_ms = sparse_ms = 0.0
+    for layer in workload.layers:
+        if layer.name not in chosen:
+            dense_ms += sum(known[shape].dense_ms for shape in layer.uses)
+            continue
+        layout, kept = chosen[layer.name]
+        timing = next(t for t in known[layer.shape].sparse if t.layout == str(layout))
+        sparse_ms += layer.num_uses * (timing.fixed_ms + timing.per_block_ms * kept)
+    low, high = _PLAUSIBLE_FACTORS
+    return min(high, max(low, (lowered_ms - rest_ms - dense_ms) / sparse_ms))
 
 
 def compose(
@@ -81,6 +124,7 @@ def compose(
     layers: Sequence[LayerTiming],
     whole_ms: float,
     inside_ms: Mapping[str, float],
+    least_rest_ms: float = 0.0,
 ) -> InSitu:
     """Share the whole model's time out between its layers and the rest.
 
@@ -93,11 +137,15 @@ def compose(
         layers: its layers, apart from the model.
         whole_ms: the whole model's time.
         inside_ms: by class, the time of its operations inside the model; all zero when unknown.
+        least_rest_ms: what the run itself and its other operations take at least.  Layers get no
+            more than the whole without it, half the whole at least; the note says when they had to
+            be cut.
     """
     apart_ms = _apart_by_class(workload, layers)
     inside = {name: inside_ms[name] for name in apart_ms if inside_ms.get(name, 0.0) > 0}
     total_apart, total_inside = sum(apart_ms.values()), sum(inside_ms.values())
-    layers_ms = min(whole_ms, total_inside if total_inside > 0 else total_apart)
+    parts_ms = total_inside if total_inside > 0 else total_apart
+    layers_ms = min(parts_ms, max(whole_ms - least_rest_ms, whole_ms / 2))
     if total_inside > 0 and set(inside) == set(apart_ms) == _positive(inside_ms):
         room = layers_ms / total_inside
         factors = {name: room * inside[name] / apart_ms[name] for name in apart_ms}
@@ -109,8 +157,10 @@ def compose(
         dense_ms=_round(whole_ms),
         layers_ms=_round(layers_ms),
         rest_ms=_round(whole_ms - layers_ms),
+        shapes_digest=shapes_digest(workload),
     )
-    return InSitu(timing, {name: _round(factor) for name, factor in factors.items()})
+    rounded = {name: _round(factor) for name, factor in factors.items()}
+    return InSitu(timing, rounded, _note(timing, parts_ms) if parts_ms > layers_ms else "")
 
 
 def scaled(layer: LayerTiming, factors: Mapping[str, float]) -> LayerTiming:
@@ -119,20 +169,34 @@ def scaled(layer: LayerTiming, factors: Mapping[str, float]) -> LayerTiming:
     return replace(
         layer,
         dense_ms=_round(layer.dense_ms * factor),
-        sparse=tuple(_scaled_sparse(item, factor) for item in layer.sparse),
+        sparse=tuple(
+            _scaled_sparse(item, factor * factors.get(LOWERED, 1.0)) for item in layer.sparse
+        ),
     )
 
 
 def fit_errors(layers: Sequence[LayerTiming]) -> list[float]:
-    """Return ``|fitted / measured - 1|`` of every sample."""
+    """Return ``|fitted / measured - 1|`` of every sample that a fit could miss.
+
+    A line through two points meets both, unless it is held at zero: it has no error to tell.
+    """
     return [
         abs(
             (sparse.fixed_ms + sparse.per_block_ms * sample.num_kept_blocks) / sample.latency_ms - 1
         )
         for layer in layers
         for sparse in layer.sparse
+        if len(sparse.samples) > (sparse.fixed_ms > 0) + (sparse.per_block_ms > 0)
         for sample in sparse.samples
     ]
+
+
+def _note(timing: ModelTiming, parts_ms: float) -> str:
+    return (
+        f"the layers of {timing.model} take {parts_ms:.4g} ms together, which leaves too little of "
+        f"the whole model's {timing.dense_ms:.4g} ms for what belongs to no layer; they were "
+        f"scaled to {timing.layers_ms:.4g} ms, so that {timing.rest_ms:.4g} ms stay for it"
+    )
 
 
 def _classes(times_ms: NDArray[np.float64]) -> dict[str, float]:

@@ -12,6 +12,20 @@ from spartan_planner.onnx_sessions import PROVIDER
 
 UNKNOWN = "unknown"
 _CPU_INFO = Path("/proc/cpuinfo")
+_DEVICE_TREE_MODEL = Path("/sys/firmware/devicetree/base/model")
+_ARM = "0x41"
+_ARM_CORES = {
+    "0xd03": "Cortex-A53",
+    "0xd05": "Cortex-A55",
+    "0xd07": "Cortex-A57",
+    "0xd08": "Cortex-A72",
+    "0xd0b": "Cortex-A76",
+    "0xd0c": "Neoverse-N1",
+    "0xd40": "Neoverse-V1",
+    "0xd42": "Cortex-A78AE",
+    "0xd4f": "Neoverse-V2",
+}
+"""Arm's own designs by the part number of their main identification register."""
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 _PACKAGES = ("spartan-planner", "onnxruntime", "onnx", "onnx-ir", "numpy", "scipy")
 
@@ -33,10 +47,14 @@ def this_runtime() -> Runtime:
     return Runtime("onnxruntime", importlib.metadata.version("onnxruntime"), PROVIDER)
 
 
-def package_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that take part in a measurement."""
+def package_versions(runtime: str = "onnxruntime") -> dict[str, str]:
+    """Versions of Python and of the packages that take part in a measurement.
+
+    Args:
+        runtime: name of the runtime that is measured, which is that of its package.
+    """
     versions = {"python": platform.python_version()}
-    for name in _PACKAGES:
+    for name in dict.fromkeys((*_PACKAGES, runtime)):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -51,13 +69,34 @@ def _num_usable_cores() -> int:
 
 
 def _cpu_name() -> str:
+    named = cpu_name_of(_text(_CPU_INFO)) or _text(_DEVICE_TREE_MODEL).strip("\0 \n")
+    return named or platform.processor() or platform.machine() or UNKNOWN
+
+
+def cpu_name_of(cpu_info: str) -> str:
+    """Return the processor's name from the text of ``/proc/cpuinfo``; empty where it has none.
+
+    Linux on Arm states no name but the numbers of the core's maker and design.
+    """
+    fields: dict[str, str] = {}
+    for line in cpu_info.splitlines():
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip(), value.strip())
+    if fields.get("model name"):
+        return fields["model name"]
+    maker, part = fields.get("CPU implementer"), fields.get("CPU part")
+    if not maker or not part:
+        return ""
+    if maker.lower() == _ARM and part.lower() in _ARM_CORES:
+        return f"Arm {_ARM_CORES[part.lower()]}"
+    return f"Arm core, implementer {maker}, part {part}"
+
+
+def _text(path: Path) -> str:
     try:
-        for line in _CPU_INFO.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine() or UNKNOWN
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeError):
+        return ""
 
 
 def _first_line(path: Path) -> str:

@@ -10,12 +10,13 @@ from dataclasses import replace
 from itertools import cycle, islice
 
 import numpy as np
+import onnxruntime
 import psutil
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from cost_models import DeviceFacts, Fact, LayerShape, LayerTiming
-from cost_models.device_profile import Category
+from cost_models.device_facts import Category
 from cost_models.roofline import layer_work
 from spartan_planner.onnx_sessions import Session, open_session, session_options
 from spartan_planner.runtimes.benchmark_network import IR_VERSION, OPSET, dense_network
@@ -43,13 +44,15 @@ _X86 = ("x86_64", "amd64", "i386", "i486", "i586", "i686", "x86")
 def measure_facts(num_threads: int) -> DeviceFacts:
     """Measure peak rate, bandwidth and launch overhead of this device in float32.
 
+    ONNX Runtime measures them on its CPU provider, whichever runtime the profile is of.
+
     Args:
-        num_threads: threads of the runtime.
+        num_threads: threads of ONNX Runtime.
 
     Raises:
         ModelError: the runtime cannot run the benchmarks.
     """
-    threads = f"{num_threads} thread(s)"
+    threads = f"ONNX Runtime {onnxruntime.__version__}, {num_threads} thread(s)"
     memory_gb = psutil.virtual_memory().total * 1e-9
     return DeviceFacts(
         peak_gflop_per_s={

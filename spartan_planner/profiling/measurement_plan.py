@@ -25,6 +25,11 @@ BYTES_PER_WEIGHT = 4
 """Profiles are measured in float32."""
 
 
+NUM_WHOLE_FIGURES = 1 + len(LAYER_CLASSES) + 1
+"""Of the whole model: its time, that of each class of layers in it, and its time when lowered (0
+where it cannot be)."""
+
+
 @dataclass(frozen=True)
 class Form:
     """One figure to measure: a shape, dense or with so many blocks kept in a layout."""
@@ -60,7 +65,7 @@ class Batch:
     @property
     def num_figures(self) -> int:
         """Figures per round: the forms, and of the model the whole and each class of layers."""
-        return len(self.forms) + (1 + len(LAYER_CLASSES) if self.has_model else 0)
+        return len(self.forms) + (NUM_WHOLE_FIGURES if self.has_model else 0)
 
 
 def plan_measurements(workload: Workload, has_model: bool) -> tuple[Batch, ...]:

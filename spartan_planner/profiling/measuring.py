@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from cost_models import Workload
+from spartan_planner.profiling.lowered_model import lowered_model
 from spartan_planner.profiling.measurement_plan import Batch
 from spartan_planner.profiling.partial_file import PartialFile
 from spartan_planner.profiling.rounds import (
@@ -58,7 +59,9 @@ class Measuring:
         self._kept = kept
         self._advance = advance
         self._tell = tell
-        self._model = whole_model(workload) if any(batch.has_model for batch in batches) else b""
+        has_model = any(batch.has_model for batch in batches)
+        self._model = whole_model(workload) if has_model else b""
+        self._lowered = lowered_model(workload) if has_model else b""
 
     def measure(self) -> list[list[Round]]:
         """Return the rounds of each batch."""
@@ -83,7 +86,9 @@ class Measuring:
         state = self._state(rounds)
         return run_pass(
             number,
-            lambda: open_batch(batch, self._model, self._runtime, self._settings.num_threads),
+            lambda: open_batch(
+                batch, self._model, self._lowered, self._runtime, self._settings.num_threads
+            ),
             yardstick,
             self._settings,
             lambda more: self._goes_on(num_done + more, deadline),

@@ -62,7 +62,7 @@ def belonging(
             "max_batch_bytes": MAX_BATCH_BYTES,
         },
         runtime={"name": runtime.name, "version": runtime.version, "provider": runtime.provider},
-        versions=dict(package_versions()),
+        versions=dict(package_versions(runtime.name)),
         machine={
             "cpu": device.cpu,
             "architecture": device.architecture,

@@ -1,15 +1,17 @@
 """Making a device profile from a workload."""
 
 import datetime
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from cost_models import (
     Device,
+    DeviceFacts,
     DeviceProfile,
     LayerTiming,
     Measurement,
@@ -18,6 +20,7 @@ from cost_models import (
     write_document,
 )
 from cost_models import Runtime as RuntimeFacts
+from cost_models.latency import num_calls_beside_layers
 from spartan_planner.profiling.assembly import fit_errors, in_situ, layer_timings, scaled
 from spartan_planner.profiling.device import package_versions, this_device
 from spartan_planner.profiling.facts import device_category, facts_of_layers, measure_facts
@@ -32,6 +35,9 @@ from spartan_planner.profiling.settings import ProfileSettings
 from spartan_planner.progress import Advance, no_progress
 from spartan_planner.runtimes import Runtime, load_runtime
 
+LEAST_DURATION_S = 1e-3
+"""Left for rounds where the facts took the whole time: the least number of them is run anyway."""
+
 
 def make_profile(
     workload: Workload,
@@ -43,9 +49,11 @@ def make_profile(
 ) -> DeviceProfile:
     """Measure every distinct layer shape of a workload on this device, and the whole model.
 
-    Dense and lowered networks, the whole model and the yardstick are run in turn, round after
-    round; each figure is the median, over the quiet half of the rounds, of its time in terms of
-    the yardstick's in the same round, times the yardstick's median.  Rounds end when the figures
+    Before the rounds, on the same cores and out of the same time, ONNX Runtime measures the facts
+    of the processor.  Dense and lowered networks, the whole model and the yardstick are run in
+    turn, round after round; each figure is the median, over the quiet half of the rounds, of its
+    time in terms of the yardstick's in the same round, times the yardstick's median.  Rounds end
+    when the figures
     are certain enough or the time is up.
 
     Args:
@@ -67,14 +75,18 @@ def make_profile(
     has_model = _has_model(workload, settings, runtime, tell)
     batches = plan_measurements(workload, has_model)
     kept = PartialFile(partial, belonging(workload, settings, runtime, device)) if partial else None
+    described = RuntimeFacts(runtime.name, runtime.version, runtime.provider)
     with pinned(settings.num_threads) if settings.is_pinned else nullcontext(()) as cores:
-        run = Measuring(workload, settings, runtime, batches, kept, advance, tell)
-        rounds = run.measure()
+        begun = time.monotonic()
         overhead_ms = measure_run_overhead_ms(settings.num_threads, runtime)
-    facts = RuntimeFacts(runtime.name, runtime.version, runtime.provider)
-    return _assemble(
-        workload, settings.name, run, rounds, _Place(device, facts, cores, overhead_ms)
-    )
+        # The benchmarks of facts run on the CPU; another device is bounded by its fastest layers.
+        facts = measure_facts(settings.num_threads) if _is_cpu(described) else None
+        left_s = max(settings.max_duration_s - (time.monotonic() - begun), LEAST_DURATION_S)
+        remaining = replace(settings, max_duration_s=left_s)
+        run = Measuring(workload, remaining, runtime, batches, kept, advance, tell)
+        rounds = run.measure()
+    place = _Place(device, described, cores, overhead_ms, facts)
+    return _assemble(workload, settings.name, run, rounds, place, tell)
 
 
 def write_profile(
@@ -125,34 +137,38 @@ class _Place:
     runtime: RuntimeFacts
     cores: tuple[int, ...]
     run_overhead_ms: float
+    facts: DeviceFacts | None
 
-    @property
-    def is_cpu(self) -> bool:
-        """Whether the runtime computed on the processor."""
-        return self.runtime.provider.upper().startswith("CPU")
+
+def _is_cpu(runtime: RuntimeFacts) -> bool:
+    """Whether the runtime computes on the processor."""
+    return runtime.provider.upper().startswith("CPU")
 
 
 def _assemble(
-    workload: Workload, name: str, run: Measuring, rounds: Sequence[Sequence[Round]], place: _Place
+    workload: Workload,
+    name: str,
+    run: Measuring,
+    rounds: Sequence[Sequence[Round]],
+    place: _Place,
+    tell: Tell,
 ) -> DeviceProfile:
     figures = [figures_of(done) for done in rounds]
     yardstick_ms = float(np.median(np.concatenate([item.yardstick_ms for item in figures])))
     layers = layer_timings(run.batches, figures, yardstick_ms)
-    whole = in_situ(workload, layers, run.batches, figures, yardstick_ms)
+    least_ms = _least_rest_ms(workload, place)
+    whole = in_situ(workload, layers, run.batches, figures, yardstick_ms, least_ms)
+    if whole and whole.note:
+        tell(whole.note)
     factors = whole.factors if whole else {}
     layers = [scaled(layer, factors) for layer in layers]
     duration_s = sum(item.duration_s for done in rounds for item in done)
     provenance = _provenance(run.batches, figures, layers, duration_s, yardstick_ms, factors, place)
-    # The benchmarks of facts run on the CPU; for another device its fastest layers bound it.
-    facts = (
-        measure_facts(place.device.num_threads)
-        if place.is_cpu
-        else facts_of_layers(layers, place.run_overhead_ms)
-    )
+    facts = place.facts or facts_of_layers(layers, place.run_overhead_ms)
     return DeviceProfile(
         schema_version=2,
         name=name,
-        category=device_category() if place.is_cpu else "unknown",
+        category=device_category() if _is_cpu(place.runtime) else "unknown",
         facts=facts,
         roofline=fit_roofline(layers, facts),
         measurement=Measurement(place.device, place.runtime, provenance),
@@ -160,6 +176,12 @@ def _assemble(
         layers=tuple(layers),
         models=(whole.timing,) if whole else (),
     )
+
+
+def _least_rest_ms(workload: Workload, place: _Place) -> float:
+    """What a run takes besides its layers at least: a call, and its other operations' launches."""
+    launch_us = place.facts.launch_overhead_us.value if place.facts else 0.0
+    return max(place.run_overhead_ms, num_calls_beside_layers(workload) * launch_us * 1e-3)
 
 
 def _provenance(
@@ -177,12 +199,12 @@ def _provenance(
     return Provenance(
         source="measured",
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        versions=package_versions(),
+        versions=package_versions(place.runtime.name),
         num_rounds=min(item.num_rounds for item in figures),
         duration_s=round(duration_s, 1),
         yardstick_ms=float(f"{yardstick_ms:.5g}"),
-        median_fit_error=float(f"{np.median(errors):.5g}") if errors else 0.0,
-        max_fit_error=float(f"{max(errors, default=0.0):.5g}"),
+        median_fit_error=float(f"{np.median(errors):.5g}") if errors else None,
+        max_fit_error=float(f"{max(errors):.5g}") if errors else None,
         in_situ_factors=factors,
         widest_half_width=float(f"{widest:.5g}") if np.isfinite(widest) else None,
         pinned_cores=place.cores,

@@ -71,7 +71,9 @@ def half_widths_that_count(batch: Batch, figures: Figures) -> NDArray[np.float64
         chosen |= {int(columns[index]) for index in carriers(medians[columns])}
     if batch.has_model:
         first = len(batch.forms)
-        chosen |= {first, *(int(i) + first + 1 for i in carriers(medians[first + 1 :]))}
+        chosen |= {first, *(int(i) + first + 1 for i in carriers(medians[first + 1 : -1]))}
+        if medians[-1] > 0:
+            chosen.add(len(medians) - 1)
     return relative_half_widths(figures.relative)[sorted(chosen)]
 
 
@@ -83,14 +85,16 @@ class OpenBatch:
         batch: what it is.
         timers: one per network.
         model: the whole model, and the same timed by classes where the runtime can.
+        lowered: the whole model lowered, where it can be.
     """
 
     batch: Batch
     timers: tuple[PartTimer, ...]
     model: tuple[Session, PartTimer | None] | None
+    lowered: Session | None = None
 
-    def round(self) -> float | None:
-        """Run everything once, in turn; return the time of the whole model."""
+    def round(self) -> tuple[float, float] | None:
+        """Run everything once, in turn; return the time of the whole model, dense and lowered."""
         for timer in self.timers:
             timer.burst()
         if self.model is None:
@@ -98,36 +102,41 @@ class OpenBatch:
         session, classes = self.model
         if classes is not None:
             classes.burst()
-        return session.burst_ms()
+        return session.burst_ms(), self.lowered.burst_ms() if self.lowered else 0.0
 
-    def times_ms(self, model_ms: Sequence[float | None]) -> NDArray[np.float64]:
+    def times_ms(self, model_ms: Sequence[tuple[float, float] | None]) -> NDArray[np.float64]:
         """Stop and return ``[rounds, figures]``."""
         columns = [_means_of_forms(self.batch, [timer.times_ms() for timer in self.timers])]
         if self.model is not None:
             classes = self.model[1]
-            columns.append(np.array(model_ms, dtype=np.float64)[:, None])
+            whole = np.array([item or (np.nan, np.nan) for item in model_ms])
+            columns.append(whole[:, :1])
             columns.append(
                 np.zeros((len(model_ms), len(LAYER_CLASSES)))
                 if classes is None
                 else classes.times_ms()
             )
+            columns.append(whole[:, 1:])
         return np.concatenate(columns, axis=1)
 
 
-def open_batch(batch: Batch, model: bytes, runtime: Runtime, num_threads: int) -> OpenBatch:
+def open_batch(
+    batch: Batch, model: bytes, lowered: bytes, runtime: Runtime, num_threads: int
+) -> OpenBatch:
     """Load a batch and let everything run once, since a first run allocates.
 
     Args:
         batch: what to load.
         model: serialized whole model; used where the batch has it.
+        lowered: the same with its layers lowered; empty where it cannot be.
         runtime: which loads.
         num_threads: of the runtime.
     """
     timers = tuple(runtime.time_layers(network, num_threads) for network in batch.networks)
-    whole = None
-    if batch.has_model:
-        whole = (runtime.open(model, num_threads), runtime.time_classes(model, num_threads))
-    return OpenBatch(batch, timers, whole)
+    if not batch.has_model:
+        return OpenBatch(batch, timers, None)
+    whole = (runtime.open(model, num_threads), runtime.time_classes(model, num_threads))
+    return OpenBatch(batch, timers, whole, runtime.open(lowered, num_threads) if lowered else None)
 
 
 def run_pass(
@@ -155,7 +164,7 @@ def run_pass(
     pass_s = max(settings.max_pass_s, OPENINGS_PER_PASS * opening_s)
     begun = time.monotonic()
     yardstick_ms: list[float] = []
-    model_ms: list[float | None] = []
+    model_ms: list[tuple[float, float] | None] = []
     while not yardstick_ms or (
         goes_on(len(yardstick_ms))
         and len(yardstick_ms) < MAX_PASS_ROUNDS

@@ -10,11 +10,12 @@ _TRIVIAL = LayerShape("linear", (1, 1), (1, 1))
 
 
 def measure_run_overhead_ms(num_threads: int, runtime: Runtime | None = None) -> float:
-    """Return the median time of running a single multiplication.
+    """Return the median time of running a single multiplication, to four digits.
 
     Args:
         num_threads: threads of the runtime.
         runtime: that runs it; ONNX Runtime by default.
     """
     session = (runtime or load_runtime()).open_layers(LayerSet((_TRIVIAL,)), num_threads)
-    return statistics.median(session.time_ms() for _ in range(_NUM_RUNS))
+    median_ms = statistics.median(session.time_ms() for _ in range(_NUM_RUNS))
+    return float(f"{median_ms:.4g}")

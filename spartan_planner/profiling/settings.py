@@ -41,6 +41,8 @@ class ProfileSettings:
 
     def __post_init__(self) -> None:
         """Refuse settings that measure nothing."""
+        if not self.name.strip():
+            raise ProfileError("the name of the device is empty; say what to call it")
         if self.num_threads < 1 or self.min_rounds < 1 or not self.max_duration_s > 0:
             raise ProfileError("threads, rounds and duration must be positive")
         if self.num_rounds < self.min_rounds:

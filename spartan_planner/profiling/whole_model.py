@@ -15,9 +15,14 @@ def whole_model(workload: Workload) -> bytes:
         DocumentError: the graph is damaged or too large to fill.
     """
     refilled = graph_of_text(workload.graph)
-    _fix_inputs(refilled.model, refilled.input_shapes)
-    _name_nodes(refilled.model)
-    serialized: bytes = refilled.model.SerializeToString()
+    return prepared(refilled.model, refilled.input_shapes)
+
+
+def prepared(model: ModelProto, input_shapes: tuple[tuple[int, ...], ...]) -> bytes:
+    """Fix the shapes of a model's inputs, give every node a name of its own, and serialize it."""
+    _fix_inputs(model, input_shapes)
+    _name_nodes(model)
+    serialized: bytes = model.SerializeToString()
     return serialized
 
 

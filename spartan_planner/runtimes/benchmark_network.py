@@ -72,15 +72,16 @@ def lowered_network(
     for index, kept in enumerate(num_kept_blocks):
         value = graph.graph.initializers[_weight(index)]
         assert value.const_value is not None
-        masked = value.const_value.numpy() * _random_mask(shapes[index], layout, kept, generator)
+        masked = value.const_value.numpy() * random_mask(shapes[index], layout, kept, generator)
         value.const_value = ir.tensor(masked.astype(np.float32), name=value.name)
     lower_graph(graph, {_weight(index): layout for index in range(len(shapes))})
     return _serialize(ir.to_proto(graph), len(shapes))
 
 
-def _random_mask(
+def random_mask(
     shape: LayerShape, layout: Layout, num_kept_blocks: int, generator: np.random.Generator
 ) -> np.ndarray:
+    """Return a 0/1 mask of a weight in a balanced layout, so many random blocks kept."""
     outputs, inputs, *kernel = shape.weight_shape
     num_kept_inputs = min(inputs, num_kept_blocks * layout.balanced_step)
     mask = np.zeros((outputs, inputs), np.float32)

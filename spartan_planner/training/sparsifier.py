@@ -103,7 +103,8 @@ class Sparsifier:
         budget = self.plan.budgets[0]
         return {
             "step": self.num_steps_done,
-            "price": self.price,
+            # Where everything or nothing is kept the price is infinite, which no logger takes.
+            "price": self.price if math.isfinite(self.price or 0.0) else None,
             "beta": self._beta,
             "kept_sizes": kept,
             "predicted": self.plan.predicted(budget.cost, kept),

@@ -15,9 +15,10 @@ def uniform_densities(
     """Return the same density for every layer, 1 for those listed in ``dense_layers``.
 
     Raises:
-        TransportError: A density outside [0, 1].
+        TransportError: A density outside [0, 1], or a dense layer that is not there.
     """
     _check_density(density)
+    _check_layers(dense_layers, len(shapes))
     dense = frozenset(dense_layers)
     return tuple(1.0 if index in dense else density for index in range(len(shapes)))
 
@@ -31,9 +32,11 @@ def erk_densities(
     the others share what remains.  Kept elements over all layers are ``density`` times all.
 
     Raises:
-        TransportError: A density outside [0, 1], or one that the dense layers alone exceed.
+        TransportError: A density outside [0, 1], or one that the dense layers alone exceed, or a
+            dense layer that is not there.
     """
     _check_density(density)
+    _check_layers(dense_layers, len(shapes))
     sizes = [math.prod(shape) for shape in shapes]
     ratios = [sum(shape) / size if size else 0.0 for shape, size in zip(shapes, sizes, strict=True)]
     dense = set(dense_layers)
@@ -60,3 +63,13 @@ def _check_density(density: float) -> None:
     """Refuse a density that is no fraction."""
     if not 0.0 <= density <= 1.0:
         raise TransportError(f"A density of {density} was asked for; it must lie in [0, 1].")
+
+
+def _check_layers(dense_layers: Sequence[int], num_layers: int) -> None:
+    """Refuse the index of a layer that is not there."""
+    missing = [index for index in dense_layers if not 0 <= index < num_layers]
+    if missing:
+        raise TransportError(
+            f"Layers {missing} are to stay dense, but layers are counted from 0 to "
+            f"{num_layers - 1}."
+        )

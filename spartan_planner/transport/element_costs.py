@@ -17,7 +17,7 @@ from spartan_planner.transport.exact_sums import LimbScale, padded
 from spartan_planner.transport.float_order import key_of, order_keys, value_of
 from spartan_planner.transport.passes import chunk_bounds
 from spartan_planner.transport.problem import Cost, Problem, exact_cost
-from spartan_planner.transport.results import HardSelection, SelectionStatus
+from spartan_planner.transport.results import HardSelection, SelectionStatus, left_of_budget
 
 # About ten float64 temporaries of a piece are alive at once: 5 MB on a CPU.
 _CPU_PIECE = 1 << 16
@@ -131,7 +131,12 @@ def select_by_element(
     num_kept = _write(masks, problem, found)
     threshold = value_of(found.key)
     return HardSelection(
-        tuple(masks), threshold, found.cost, num_kept, SelectionStatus.EXACT_PREFIX
+        tuple(masks),
+        threshold,
+        found.cost,
+        num_kept,
+        SelectionStatus.EXACT_PREFIX,
+        left_of_budget(found.cost, problem.budget),
     )
 
 

@@ -58,6 +58,11 @@ def rounded_sum(chunks: Iterable[Tensor]) -> float:
 
     The same as ``math.fsum`` over all elements, at the speed of a few operations on a chunk.
     """
+    return math.fsum(exact_parts(chunks))
+
+
+def exact_parts(chunks: Iterable[Tensor]) -> list[float]:
+    """Return a few floats that add up, without rounding, to the sum of positive finite elements."""
     parts: list[float] = []
     for chunk in chunks:
         if chunk.numel():
@@ -65,7 +70,7 @@ def rounded_sum(chunks: Iterable[Tensor]) -> float:
             scale = LimbScale.of(float(terms.amax()), terms.numel())
             sums = [float(limb.sum()) for limb in scale.limbs(terms)]
             parts += [q * unit for q, unit in zip(sums, scale.units(len(sums)), strict=True)]
-    return math.fsum(parts)
+    return parts
 
 
 def padded(rows: Tensor, count: int) -> Tensor:

@@ -5,6 +5,7 @@ With r = m (1 - m), g = dL/dm and costs c normalised by their mean,
     dL/dv_b = beta r_b ( g_b / c_b  -  (sum_j g_j r_j) / (sum_j c_j r_j) )
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -14,9 +15,29 @@ from torch import Tensor
 from spartan_planner.errors import TransportError
 from spartan_planner.transport.backend import reads_fused
 from spartan_planner.transport.collective import sum_over_ranks
-from spartan_planner.transport.passes import chunk_bounds, chunk_size, cost_chunk
-from spartan_planner.transport.price import check_beta
-from spartan_planner.transport.problem import Cost, NormalisedCost, ScaledCosts, build_problem
+from spartan_planner.transport.passes import (
+    Segment,
+    as_sums,
+    chunk_bounds,
+    chunk_size,
+    chunk_size_of,
+    cost_chunk,
+    fill_logits,
+    mask_sums,
+)
+from spartan_planner.transport.price import TRUSTED_MISMATCH, check_beta
+from spartan_planner.transport.problem import (
+    Cost,
+    NormalisedCost,
+    Problem,
+    ScaledCosts,
+    build_problem,
+)
+from spartan_planner.transport.results import Price
+from spartan_planner.transport.root import logit_mismatch, logit_step
+
+# Halley's steps in float64 from a price that met the budget: one suffices but near density 1.
+_STEP_LIMIT = 8
 
 
 def soft_topk_gradient(
@@ -30,7 +51,8 @@ def soft_topk_gradient(
     """Return dL/dv for the masks of :func:`solve_soft_topk`, given g = dL/dm.
 
     Args:
-        masks: The soft masks, any shapes.
+        masks: The soft masks, any shapes; float32 or wider where the gradient matters near 0 and
+            1, since 1 - m is only as good as the digits of m.
         costs: As given to the solve, in any unit.
         beta: As given to the solve.
         mask_gradients: g, of the shapes of the masks.
@@ -43,27 +65,19 @@ def soft_topk_gradient(
         TransportError: Lists or shapes that do not belong together, or a beta or cost that is not
             positive and finite.
     """
+    problem = build_problem(masks, costs, 0.0, process_group=process_group)
+    beta = check_beta(beta)
+    shapes = [tuple(mask.shape) for mask in masks]
+    found = [tuple(gradient.shape) for gradient in mask_gradients]
+    if shapes != found:
+        raise TransportError(
+            f"Every mask needs a gradient of its own shape: masks have {_few(shapes)}, gradients "
+            f"{_few(found)}."
+        )
     results = tuple(
         torch.empty_like(gradient, memory_format=torch.contiguous_format, requires_grad=False)
         for gradient in mask_gradients
     )
-    gradient_into(results, masks, costs, beta, mask_gradients, process_group)
-    return results
-
-
-def gradient_into(
-    results: Sequence[Tensor],
-    masks: Sequence[Tensor],
-    costs: Sequence[Cost],
-    beta: float,
-    mask_gradients: Sequence[Tensor],
-    process_group: dist.ProcessGroup | None = None,
-) -> None:
-    """Write what :func:`soft_topk_gradient` returns to contiguous tensors."""
-    problem = build_problem(masks, costs, 0.0, process_group=process_group)
-    beta = check_beta(beta)
-    if [mask.shape for mask in masks] != [gradient.shape for gradient in mask_gradients]:
-        raise TransportError("Every mask needs a gradient of its own shape.")
     flat = [gradient.detach().reshape(-1) for gradient in mask_gradients]
     normalised = problem.normalised_costs
     plain = [cost for cost in normalised if isinstance(cost, float)]
@@ -74,7 +88,7 @@ def gradient_into(
         soft_gradients(
             problem.segments, flat, plain, beta, outputs=outputs, process_group=process_group
         )
-        return
+        return results
     local = torch.zeros(2, dtype=torch.float64, device=problem.device)
     for mask, gradient, cost in zip(problem.segments, flat, normalised, strict=True):
         local += _weighted_sums(mask, gradient, cost)
@@ -84,6 +98,71 @@ def gradient_into(
         results, problem.segments, flat, normalised, strict=True
     ):
         _write_gradient(result.view(-1), mask, gradient, cost, beta, shared)
+    return results
+
+
+def _few(shapes: Sequence[tuple[int, ...]]) -> str:
+    """Return how many shapes there are, and the first of them."""
+    return f"{len(shapes)} shapes, {', '.join(map(str, shapes[:4]))}{', ...' * (len(shapes) > 4)}"
+
+
+def price_gradient_into(
+    result: Tensor, problem: Problem, price: Price, beta: float, gradient: Tensor
+) -> None:
+    """Write dL/dv of one flat tensor to ``result``, given g = dL/dm and the price, in float64.
+
+    The masks are computed anew, m and 1 - m with all their digits, where a mask as written has
+    lost 1 - m near 1; and the price is brought to where double precision resolves 1 - m.  A chunk
+    at a time; three reads.
+    """
+    segment = Segment(problem.segments[0], problem.normalised_costs[0])
+    exact = _resolved(segment, problem, price, beta)
+    size = chunk_size_of(segment)
+    bounds = list(chunk_bounds(segment.values.numel(), size))
+    totals = torch.zeros(2, dtype=torch.float64, device=problem.device)
+    for start, stop in bounds:
+        spread, cost = _spread(segment, start, stop, exact, beta)
+        totals[0] += spread @ gradient[start:stop].double()
+        totals[1] += spread @ cost if isinstance(cost, Tensor) else spread.sum() * cost
+    numerator, denominator = totals.tolist()
+    shared = numerator / denominator if denominator > 0.0 else 0.0
+    for start, stop in bounds:
+        spread, cost = _spread(segment, start, stop, exact, beta)
+        excess = gradient[start:stop].double().div_(cost).sub_(shared)
+        result[start:stop] = excess.mul_(beta).mul_(spread)
+
+
+def _resolved(segment: Segment, problem: Problem, price: Price, beta: float) -> Price:
+    """Return the price after Halley's steps in float64.
+
+    Meeting the budget to 1e-6 says little of 1 - m when the budget is nearly everything.
+    """
+    budget, blocks = problem.normalised_budget, float(problem.num_blocks)
+    previous = math.inf
+    for _ in range(_STEP_LIMIT):
+        if not math.isfinite(price.offset):
+            break
+        sums = as_sums(mask_sums([segment], price, beta, torch.float64))
+        mismatch = abs(logit_mismatch(sums.mass, budget, blocks))
+        step = logit_step(sums, budget, blocks)
+        # Steps between all but hard masks may jump: the price that was found is better.
+        if not (math.isfinite(step) and mismatch < previous):
+            break
+        price, previous = Price(price.anchor, price.offset + step), mismatch
+        if mismatch <= TRUSTED_MISMATCH:
+            break
+    return price
+
+
+def _spread(
+    segment: Segment, start: int, stop: int, price: Price, beta: float
+) -> tuple[Tensor, Cost]:
+    """Return r = m (1 - m) of a chunk, float64, and its costs."""
+    cost = cost_chunk(segment.cost, start, stop)
+    values = segment.values[start:stop]
+    logits = torch.empty(stop - start, dtype=torch.float64, device=values.device)
+    fill_logits(logits, values, cost, price, beta)
+    return torch.sigmoid(logits).mul_(logits.neg_().sigmoid_()), cost
 
 
 def _arithmetic(mask: Tensor) -> torch.dtype:

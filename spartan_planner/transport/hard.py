@@ -22,7 +22,7 @@ from spartan_planner.transport.location import locate_boundary
 from spartan_planner.transport.packing import Pack, pack
 from spartan_planner.transport.passes import chunk_bounds, chunk_size
 from spartan_planner.transport.problem import Cost, Problem, build_problem, exact_cost
-from spartan_planner.transport.results import HardSelection, SelectionStatus
+from spartan_planner.transport.results import HardSelection, SelectionStatus, left_of_budget
 from spartan_planner.transport.values import checked_extremes
 
 
@@ -39,6 +39,7 @@ def solve_hard_topk(
     z is ``float64(v) / c`` with the cost as given; equal z go by position.  The cost of a prefix
     is ``fsum(count * c)`` over the tensors, so it does not depend on any order of addition; with
     a cost per element it is ``fsum`` over the elements.
+
     Selection is a radix search on the bits of z: no sort, and about one and a half reads.
 
     Args:
@@ -63,7 +64,7 @@ def solve_hard_topk(
 def select_into(masks: tuple[Tensor, ...], problem: Problem) -> HardSelection:
     """Select on a checked problem and write to contiguous boolean masks."""
     costs = [cost for cost in problem.costs if not isinstance(cost, Tensor)]
-    has_element_costs = len(costs) < len(problem.costs)
+    has_element_costs = problem.has_element_costs
     if has_element_costs and problem.process_group is not None:
         raise TransportError(
             "Hard selection across ranks takes one cost per tensor, and a cost per element was "
@@ -78,6 +79,7 @@ def select_into(masks: tuple[Tensor, ...], problem: Problem) -> HardSelection:
         checked_extremes(problem, problem.costs, packed) if problem.num_blocks else (0.0, 0.0)
     )
     if problem.budget >= problem.total:
+        # A budget of everything is the total itself: what rounding added has been taken off.
         return _uniform(masks, True, -math.inf, problem.total, problem.num_blocks)
     if problem.budget <= 0.0:
         return _uniform(masks, False, math.inf, 0.0, 0)
@@ -104,6 +106,7 @@ def _selection(
         exact_cost(kept, costs),
         sum(kept),
         SelectionStatus.EXACT_PREFIX,
+        left_of_budget(exact_cost(kept, costs), problem.budget),
     )
 
 
@@ -114,7 +117,7 @@ def _uniform(
     for mask in masks:
         mask.fill_(keep)
     status = SelectionStatus.EVERYTHING_KEPT if keep else SelectionStatus.NOTHING_KEPT
-    return HardSelection(masks, threshold, cost, num_kept, status)
+    return HardSelection(masks, threshold, cost, num_kept, status, 0.0)
 
 
 def admitted_ties(boundary: Boundary, costs: Sequence[float], budget: float) -> tuple[int, ...]:

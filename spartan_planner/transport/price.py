@@ -17,7 +17,7 @@ from spartan_planner.transport.passes import (
     as_sums,
     is_narrow_safe,
 )
-from spartan_planner.transport.problem import Cost, Problem, build_problem
+from spartan_planner.transport.problem import Cost, Problem, build_problem, is_number
 from spartan_planner.transport.results import Price, PriceSolution, SelectionStatus
 from spartan_planner.transport.root import Root, RootProblem, Sums, find_root, price_bracket
 from spartan_planner.transport.sampling import Sample, take_sample
@@ -45,6 +45,8 @@ _WIDE_LIMIT = 200
 _NARROW_LIMIT = 24
 # A wholly packed problem is read from cache; its solve starts from this many of its blocks.
 _COARSE_BLOCKS = 1 << 12
+# A budget this close to sum c (relative) leaves less than double precision can resolve.
+_NOTHING_LEFT = 1.0e-15
 #: Halley's error is about a tenth of the mismatch cubed: 1e-8 at 5e-3.
 TRUSTED_MISMATCH = 5.0e-3
 
@@ -53,9 +55,9 @@ def check_beta(beta: float) -> float:
     """Return beta as a float; refuse what is not positive and finite.
 
     Raises:
-        TransportError: beta is zero, negative, infinite or NaN.
+        TransportError: beta is no number, zero, negative, infinite or NaN.
     """
-    if not (beta > 0 and math.isfinite(beta)):
+    if not (is_number(beta) and beta > 0 and math.isfinite(beta)):
         raise TransportError(f"beta is {beta}; it must be a positive finite number.")
     return float(beta)
 
@@ -226,7 +228,8 @@ def limit_status(problem: Problem) -> SelectionStatus | None:
     """Return the status of a budget of nothing or of everything, None in between."""
     if problem.budget <= 0.0:
         return SelectionStatus.NOTHING_KEPT
-    return SelectionStatus.EVERYTHING_KEPT if problem.budget >= problem.total else None
+    is_full = problem.total - problem.budget <= _NOTHING_LEFT * problem.total
+    return SelectionStatus.EVERYTHING_KEPT if is_full else None
 
 
 def start_search(problem: Problem, beta: float) -> PriceSearch:

@@ -76,7 +76,8 @@ class HardSelection:
 
     ``threshold`` is the z of the first block that no longer fits (-inf when all are kept, +inf
     when the budget is zero), in value per unit of the costs as given; ``cost`` and ``num_kept``
-    are those of what is kept, over all ranks of the process group.
+    are those of what is kept, over all ranks of the process group; ``relative_budget_error`` is
+    ``(budget - cost) / budget``, what is left over, never below 0.
     """
 
     masks: tuple[Tensor, ...]
@@ -84,3 +85,9 @@ class HardSelection:
     cost: float
     num_kept: int
     status: SelectionStatus
+    relative_budget_error: float
+
+
+def left_of_budget(cost: float, budget: float) -> float:
+    """Return the fraction of a budget that a cost leaves, 0 for a budget of nothing."""
+    return (budget - cost) / budget if budget > 0.0 else 0.0

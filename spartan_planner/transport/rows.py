@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from spartan_planner.errors import TransportError
 from spartan_planner.transport.exact_sums import LimbScale
 
 # Bisection over all doubles takes 62 steps; Newton on the logit scale takes few.
@@ -44,10 +45,13 @@ def hard_rows(rows: Rows) -> Tensor:
     """Return the mask of the longest prefix by z within the budget of each row (DESIGN 4.3).
 
     The cost of a prefix is the sum of its costs rounded once, as by ``math.fsum``.
+
+    Raises:
+        TransportError: A value per cost beyond the range of a double.
     """
-    ratios = rows.values / rows.costs
-    if not ratios.numel():
-        return torch.zeros_like(ratios, dtype=torch.bool)
+    if not rows.values.numel():
+        return torch.zeros_like(rows.values, dtype=torch.bool)
+    ratios = _finite(rows.values / rows.costs)
     scale = LimbScale.of(float(rows.costs.amax()), ratios.shape[1])
     limbs = scale.limbs(rows.costs)
     units = scale.units(len(limbs))
@@ -89,15 +93,55 @@ def _within(prefixes: Sequence[Tensor], units: Sequence[float], budgets: Tensor)
     return within
 
 
-def soft_rows(rows: Rows, beta: float) -> Tensor:
-    """Return the soft masks of all rows (DESIGN 4.1), float64."""
+@dataclass(frozen=True)
+class SoftRows:
+    """Soft masks of rows, float64 ``[rows, n]``, and what they came from.
+
+    ``masks = sigmoid(beta (z - anchors) - offsets)`` with z per mean-normalised cost; ``anchors``,
+    ``offsets`` and ``relative_budget_errors`` are float64 ``[rows, 1]``.  The offset is infinite in
+    the limits of a budget of nothing or everything.
+    """
+
+    masks: Tensor
+    anchors: Tensor
+    offsets: Tensor
+    relative_budget_errors: Tensor
+    num_iterations: int
+
+
+def soft_rows(rows: Rows, beta: float) -> SoftRows:
+    """Return the soft masks of all rows (DESIGN 4.1), float64.
+
+    Raises:
+        TransportError: A value per cost beyond the range of a double.
+    """
     unit = rows.units
+    if not rows.values.numel():
+        zeros = torch.zeros_like(rows.budgets)
+        return SoftRows(rows.values, zeros, zeros, zeros, 0)
     costs, blocks = rows.costs / unit, float(rows.costs.shape[1])
     target = rows.budgets / unit
     nothing, everything = target <= 0.0, target >= blocks * (1.0 - 1.0e-15)
     inner = torch.where(nothing | everything, torch.full_like(target, 0.5 * blocks), target)
-    mask = _RowSearch(rows.values / costs, costs, inner, beta).solve()
-    return mask.masked_fill_(nothing, 0.0).masked_fill_(everything, 1.0)
+    found = _RowSearch(_finite(rows.values / costs), costs, inner, beta).solve()
+    limits = nothing | everything
+    return SoftRows(
+        found.masks.masked_fill_(nothing, 0.0).masked_fill_(everything, 1.0),
+        found.anchors,
+        found.offsets.masked_fill(nothing, torch.inf).masked_fill(everything, -torch.inf),
+        found.relative_budget_errors.masked_fill(limits, 0.0),
+        found.num_iterations,
+    )
+
+
+def _finite(ratios: Tensor) -> Tensor:
+    """Return z as it is, or refuse what a quotient of finite numbers has made infinite."""
+    if not bool(torch.isfinite(torch.stack(torch.aminmax(ratios))).all()):
+        raise TransportError(
+            "A value per cost is beyond the range of a double; scale the values or the costs so "
+            "that value / cost stays below 1e308."
+        )
+    return ratios
 
 
 @dataclass(frozen=True)
@@ -109,21 +153,17 @@ class _RowSearch:
     target: Tensor
     beta: float
 
-    def solve(self) -> Tensor:
-        """Iterate until every row meets its budget, and return the masks."""
-        blocks = float(self.ratios.shape[1])
-        shift = (self.target.log() - (blocks - self.target).log()) / self.beta
-        least, greatest = self.ratios.aminmax(dim=1, keepdim=True)
-        anchor = 0.5 * (least + greatest) - shift
-        slack = 1.0e-3 + 1.0e-12 * self.beta * (greatest.abs() + least.abs() + shift.abs())
-        low = self.beta * (least - shift - anchor) - slack
-        high = self.beta * (greatest - shift - anchor) + slack
+    def solve(self) -> SoftRows:
+        """Iterate until every row meets its budget; a row that does is held where it is."""
+        anchor, low, high = self._bracket()
         offset, previous = torch.zeros_like(anchor), torch.full_like(anchor, torch.inf)
-        for _ in range(_ITERATION_LIMIT):
+        for iteration in range(1, _ITERATION_LIMIT + 1):
             mask = torch.sigmoid(self.beta * (self.ratios - anchor) - offset)
             mass = (self.costs * mask).sum(1, keepdim=True)
             excess = mass - self.target
-            if bool((excess.abs() <= _TOLERANCE * self.target).all()):
+            # A step from noise would leave the bracket, and bisection would undo what was found.
+            met = excess.abs() <= _TOLERANCE * self.target
+            if iteration == _ITERATION_LIMIT or bool(met.all()):
                 break
             low = torch.where(excess > 0.0, offset, low)
             high = torch.where(excess < 0.0, offset, high)
@@ -132,10 +172,21 @@ class _RowSearch:
             proposal = offset + step
             inside = (proposal > low) & (proposal < high) & ~stalled
             proposal = torch.where(inside, proposal, 0.5 * (low + high))
-            offset = torch.where(excess == 0.0, offset, proposal)
+            offset = torch.where(met, offset, proposal)
             previous = torch.where(stalled, torch.inf, mismatch)
             anchor, (offset, low, high) = self._reanchored(anchor, offset, low, high)
-        return mask
+        return SoftRows(mask, anchor, offset, excess.abs() / self.target, iteration)
+
+    def _bracket(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the first anchor, and two offsets from it between which the root lies."""
+        blocks = float(self.ratios.shape[1])
+        shift = (self.target.log() - (blocks - self.target).log()) / self.beta
+        least, greatest = self.ratios.aminmax(dim=1, keepdim=True)
+        anchor = 0.5 * (least + greatest) - shift
+        slack = 1.0e-3 + 1.0e-12 * self.beta * (greatest.abs() + least.abs() + shift.abs())
+        low = self.beta * (least - shift - anchor) - slack
+        high = self.beta * (greatest - shift - anchor) + slack
+        return anchor, low, high
 
     def _newton(self, mask: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
         """Return Newton's step on the logit scale, and the mismatch there."""
@@ -156,11 +207,19 @@ class _RowSearch:
         return moved, (offset - shift, low - shift, high - shift)
 
 
-def row_gradient(mask: Tensor, costs: Tensor, beta: float, gradient: Tensor) -> Tensor:
-    """Return dL/dv of every row (DESIGN 4.2) for float64 masks, costs and g, all [rows, n]."""
-    normalised = costs / costs.mean(dim=1, keepdim=True)
-    spread = mask * (1.0 - mask)
+def row_gradient(
+    rows: Rows, anchors: Tensor, offsets: Tensor, beta: float, gradient: Tensor
+) -> Tensor:
+    """Return dL/dv of every row (DESIGN 4.2) in float64, given g = dL/dm, float64 [rows, n].
+
+    The masks are those of :class:`SoftRows`, computed anew: both m and 1 - m with all their
+    digits, where a mask rounded to few digits has lost 1 - m near 1.
+    """
+    normalised = rows.costs / rows.units
+    logits = beta * (rows.values / normalised - anchors) - offsets
+    spread = torch.sigmoid(logits) * torch.sigmoid(-logits)
     weight = (normalised * spread).sum(1, keepdim=True)
     shared = (gradient * spread).sum(1, keepdim=True) / weight
     slope = beta * spread * (gradient / normalised - shared)
-    return slope.masked_fill_(weight <= 0.0, 0.0)
+    # Not "weight <= 0": in the limits infinite logits may have made it NaN.
+    return slope.masked_fill_(~(weight > 0.0), 0.0)

@@ -12,6 +12,7 @@ from torch import Tensor
 from spartan_planner.errors import TransportError
 from spartan_planner.transport.hard import solve_hard_topk
 from spartan_planner.transport.operators import hard_topk, soft_topk
+from spartan_planner.transport.problem import checked_names, is_tensor
 from spartan_planner.transport.results import HardSelection, SoftSelection
 from spartan_planner.transport.soft import solve_soft_topk
 
@@ -50,6 +51,11 @@ def solve_soft_by_layer(
     """
     starts = [None] * len(values) if initial_prices is None else initial_prices
     labels = _labels(values, densities, names)
+    if len(starts) != len(values):
+        raise TransportError(
+            f"{len(values)} value tensors came with {len(starts)} initial prices; give one for "
+            f"each, None where there is none."
+        )
     return tuple(
         solve_soft_topk(
             [value],
@@ -104,14 +110,23 @@ def hard_n_of_m(values: Tensor, n: int, m: int) -> Tensor:
 
 def _groups(values: Tensor, n: int, m: int) -> Tensor:
     """Return the values as groups ``[..., length / m, m]``."""
-    if not 0 <= n <= m or m < 1:
-        raise TransportError(f"Cannot keep {n} of every {m} values.")
+    if not (_is_whole(n) and _is_whole(m) and 0 <= n <= m and m >= 1):
+        raise TransportError(
+            f"Cannot keep {n} of every {m} values; N:M takes whole numbers, 0 <= n <= m and m >= 1."
+        )
+    if not is_tensor(values):
+        raise TransportError(f"values must be a tensor; a {type(values).__name__} was given.")
     if values.ndim == 0 or values.shape[-1] % m:
         raise TransportError(
             f"Groups of {m} need a last axis that is a multiple of {m}; the values have shape "
             f"{tuple(values.shape)}."
         )
     return values.reshape(*values.shape[:-1], values.shape[-1] // m, m)
+
+
+def _is_whole(given: object) -> bool:
+    """Say whether this is a whole number, whatever its annotation says."""
+    return isinstance(given, int)
 
 
 def _labels(
@@ -122,4 +137,4 @@ def _labels(
         raise TransportError(
             f"{len(values)} value tensors came with {len(densities)} densities; give one for each."
         )
-    return names if names is not None else [f"values[{index}]" for index in range(len(values))]
+    return checked_names(len(values), names)

@@ -20,7 +20,7 @@ from spartan_planner.transport.price import (
     usable_price,
 )
 from spartan_planner.transport.problem import Cost, Problem, build_problem
-from spartan_planner.transport.results import SelectionStatus, SoftSelection
+from spartan_planner.transport.results import Price, SelectionStatus, SoftSelection
 
 
 def solve_soft_topk(
@@ -64,13 +64,16 @@ def solve_soft_topk(
         torch.empty_like(value, memory_format=torch.contiguous_format, requires_grad=False)
         for value in values
     )
-    return solve_into(masks, problem, check_beta(beta), initial_price)
+    return solve_into(masks, problem, check_beta(beta), initial_price)[0]
 
 
 def solve_into(
     masks: tuple[Tensor, ...], problem: Problem, beta: float, initial_price: float | None = None
-) -> SoftSelection:
-    """Solve a checked problem and write its masks to contiguous tensors."""
+) -> tuple[SoftSelection, Price]:
+    """Solve a checked problem and write its masks to contiguous tensors.
+
+    Returns the selection, and its price to more digits (infinite in the limits).
+    """
     limit = limit_status(problem)
     if limit is None:
         start, flat = usable_price(initial_price), [mask.view(-1) for mask in masks]
@@ -79,16 +82,28 @@ def solve_into(
         if root is None:
             return _written(start_search(problem, beta), masks, start)
         reads, error = root.num_iterations, root.relative_budget_error
-        return SoftSelection(masks, root.price.value(beta), reads, error, SelectionStatus.CONVERGED)
+        return _selection(masks, root.price, beta, reads, error, SelectionStatus.CONVERGED)
     check_values(problem)
     for mask in masks:
         mask.fill_(0.0 if limit is SelectionStatus.NOTHING_KEPT else 1.0)
-    return SoftSelection(masks, limit_price(limit), 0, 0.0, limit)
+    return _selection(masks, Price(limit_price(limit)), beta, 0, 0.0, limit)
+
+
+def _selection(
+    masks: tuple[Tensor, ...],
+    price: Price,
+    beta: float,
+    num_iterations: int,
+    error: float,
+    status: SelectionStatus,
+) -> tuple[SoftSelection, Price]:
+    """Return a selection, whose price is one float, and the price to more digits."""
+    return SoftSelection(masks, price.value(beta), num_iterations, error, status), price
 
 
 def _written(
     search: PriceSearch, masks: tuple[Tensor, ...], initial_price: float | None
-) -> SoftSelection:
+) -> tuple[SoftSelection, Price]:
     """Search, write the masks, and measure the budget error on what was written.
 
     Writing evaluates the budget anyway, so a step that cubic convergence vouches for is written
@@ -109,4 +124,4 @@ def _written(
         error = search.write(outputs, found.root.price, found.arithmetic)
     converged = error <= 2.0 * search.tolerance_in(found.arithmetic)
     status = SelectionStatus.CONVERGED if converged else SelectionStatus.NOT_CONVERGED
-    return SoftSelection(masks, found.root.price.value(search.beta), reads + 1, error, status)
+    return _selection(masks, found.root.price, search.beta, reads + 1, error, status)

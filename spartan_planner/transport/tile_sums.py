@@ -56,7 +56,12 @@ def mask_gradient(gradient: Tensor, weight: Tensor, tile: Sequence[int]) -> Tens
     rows, gradient_rows = _as_rows(weight, layout), _as_rows(gradient, layout)
 
     def product(start: int, stop: int, out: Tensor) -> None:
-        torch.mul(rows[start:stop], gradient_rows[start:stop], out=out)
+        # Half precision is widened first: its products would overflow and underflow.
+        factors = rows[start:stop], gradient_rows[start:stop]
+        if any(factor.dtype != out.dtype for factor in factors):
+            torch.mul(out.copy_(factors[0]), factors[1], out=out)
+        else:
+            torch.mul(*factors, out=out)
 
     return _tile_sums(layout, product, weight)
 
