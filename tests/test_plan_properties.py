@@ -19,8 +19,8 @@ COSTS = ("latency", "flops", "params", "memory", "energy")
 def random_workload(random):
     layers = []
     for index in range(random.integers(1, 5)):
-        outputs, inputs = (int(size) for size in random.choice([10, 16, 32, 48, 64], 2))
-        if random.random() < 0.7:
+        outputs, inputs = (int(size) for size in random.choice([10, 32, 48, 64], 2))
+        if random.random() < 0.85:
             shape = conv_shape(outputs, inputs, int(random.choice([1, 3])), 8)
             positions = 64
         else:
@@ -49,8 +49,11 @@ def random_case(seed):
     profile = random_profile(random, workload) if random.random() < 0.6 else None
     known = COSTS if profile else ("flops", "params", "memory")
     names = random.choice(known, random.integers(1, 4), replace=False)
-    budgets = [Budget(str(name), float(random.uniform(0.2, 1.05)), True) for name in names]
+    budgets = [Budget(str(name), float(random.uniform(0.45, 1.05)), True) for name in names]
     layouts = [str(item) for item in random.choice(LAYOUTS, random.integers(1, 4), replace=False)]
+    if set(names) & {"latency", "memory", "energy"}:
+        # These gain from lowered forms only.
+        layouts.append("tile:32x1@16")
     arrays = {
         layer.name: random.standard_normal(layer.shape.weight_shape, np.float32)
         for layer in workload.layers
