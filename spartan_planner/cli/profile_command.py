@@ -27,7 +27,7 @@ def profile_command(
     rounds: Annotated[int, typer.Option("--rounds", help="Interleaved rounds at most.")] = 200,
     max_seconds: Annotated[
         float, typer.Option("--max-seconds", help="Begin no further round after this time.")
-    ] = 120.0,
+    ] = 240.0,
     half_width: Annotated[
         float,
         typer.Option(
