@@ -9,13 +9,10 @@ from spartan_planner.export import export_onnx, prune_one_shot
 from spartan_planner.export_metadata import ExportMetadata
 from spartan_planner.onnx_sessions import Session
 from spartan_planner.planning import PlanBudget, PlanMeasurement, PlanProfile
-from spartan_planner.verification import (
-    VerifySettings,
-    _judge,
-    _num_threads,
-    run_batch,
-    verify,
-)
+from spartan_planner.runtimes import load_runtime
+from spartan_planner.verification import VerifySettings, run_batch, verify
+from spartan_planner.verification.judging import device_notes, judge
+from spartan_planner.verification.measuring import _num_threads
 
 QUICK = VerifySettings(num_rounds=5)
 
@@ -135,22 +132,28 @@ def metadata_with(asked, is_relative):
 def test_shares_move_with_the_device_and_deadlines_do_not(is_relative, sparse_ms, ok):
     """The yardstick takes 2 ms where it took 1 ms: the device is at half its speed."""
     times = np.array([[2.0, sparse_ms, 20.0]] * 5)
-    result = _judge(times, metadata_with(5.0, is_relative), 0.1, 2)
-    assert result.device_speed_ratio == 2.0
+    result = judge(times, metadata_with(5.0, is_relative), 0.1, "onnxruntime")
+    assert result.ratio == 2.0
     assert result.asked_ms == (10.0 if is_relative else 5.0)
     assert result.predicted_ms == 8.0
     assert result.ok is ok
-    assert any("another processor" in note for note in result.notes)
+
+
+def test_another_processor_and_another_version_are_told():
+    notes = device_notes(MEASURED, load_runtime())
+    assert any("the profile is of another processor (no such processor" in note for note in notes)
+    assert any("the profile is of onnxruntime 0; this is onnxruntime" in note for note in notes)
+    assert device_notes(None, load_runtime()) == ()
 
 
 def test_a_promise_for_another_runtime_is_not_judged():
     """Its yardstick ran on that runtime: the times of the two do not compare."""
     profile = replace(PROFILE, measurement=replace(MEASURED, runtime="openvino 2026"))
     metadata = replace(metadata_with(5.0, True), profile=profile)
-    result = _judge(np.array([[2.0, 8.0, 20.0]] * 5), metadata, 0.1, 2)
-    assert result.device_speed_ratio == 1
-    assert (result.asked_ms, result.predicted_ms, result.ok) == (None, None, None)
-    assert any("the profile is of openvino 2026" in note for note in result.notes)
+    times = np.array([[2.0, 8.0, 20.0]] * 5)
+    result = judge(times, metadata, 0.1, "onnxruntime")
+    assert (result.ratio, result.asked_ms, result.predicted_ms, result.ok) == (None,) * 4
+    assert judge(times, metadata, 0.1, "openvino").ratio == 2.0
 
 
 def test_another_number_of_threads_than_profiled_is_refused():

@@ -19,7 +19,14 @@ from spartan_planner.runtimes.bursts import (
     warm_up,
 )
 from spartan_planner.runtimes.one_by_one import OneByOne, single_layers
-from spartan_planner.runtimes.protocol import LAYER_CLASSES, LayerSet, PartTimer
+from spartan_planner.runtimes.protocol import (
+    LAYER_CLASSES,
+    Inputs,
+    LayerSet,
+    PartsOf,
+    PartTimer,
+    RunNode,
+)
 from spartan_planner.runtimes.protocol import Session as AnySession
 
 CPU = "CPU"
@@ -65,10 +72,11 @@ class CountedNetwork:
     Args:
         compiled: model compiled with ``PERF_COUNT``.
         parts: the nodes of each part.
+        inputs: to run it on; made up by default.
     """
 
-    def __init__(self, compiled: Any, parts: Parts) -> None:  # noqa: ANN401 - no stubs
-        self._request = _request(compiled, None)
+    def __init__(self, compiled: Any, parts: Parts, inputs: Inputs | None = None) -> None:  # noqa: ANN401 - no stubs
+        self._request = _request(compiled, inputs)
         self._parts = parts
         self._bursts: list[NDArray[np.float64]] = []
 
@@ -177,6 +185,19 @@ class OpenVinoRuntime:
         compiled = self._compile(model, num_threads, True)
         return CountedNetwork(compiled, nodes_of_classes(_graph(compiled)))
 
+    def time_parts(
+        self, model: Path, num_threads: int, inputs: Inputs, parts_of: PartsOf
+    ) -> PartTimer | None:
+        """Load an ONNX file whose parts are told by the caller; on the CPU only.
+
+        Raises:
+            ModelError: the runtime cannot load the model.
+        """
+        if self.provider != CPU:
+            return None
+        compiled = self._compile(model, num_threads, True)
+        return CountedNetwork(compiled, parts_of(_run_nodes(compiled)), inputs)
+
     def _compile(self, model: bytes | Path, num_threads: int, is_counted: bool) -> Any:  # noqa: ANN401
         options = {
             # The processor's own half precision would be the default; profiles are of float32.
@@ -250,6 +271,20 @@ def _is_constant(graph: Graph, name: str) -> bool:
     if node.kind == _CONSTANT:
         return True
     return bool(node.inputs) and all(_is_constant(graph, source) for source in node.inputs)
+
+
+def _run_nodes(compiled: Any) -> list[RunNode]:  # noqa: ANN401 - the runtime has no type stubs
+    nodes = []
+    for operation in compiled.get_runtime_model().get_ordered_ops():
+        facts = operation.get_rt_info()
+        texts = {
+            key: facts[key].astype(str) if key in facts else ""
+            for key in ("layerType", "originalLayersNames")
+        }
+        name = operation.get_friendly_name()
+        origins = {name, *texts["originalLayersNames"].split(",")} - {""}
+        nodes.append(RunNode(name, texts["layerType"], frozenset(origins)))
+    return nodes
 
 
 def _graph(compiled: Any) -> Graph:  # noqa: ANN401 - the runtime has no type stubs
