@@ -31,7 +31,16 @@ def store_sparse(model: ModelProto) -> int:
         if gain:
             saved += gain
             del graph.initializer[index]
+    _forget_types(graph)
     return saved
+
+
+def _forget_types(graph: GraphProto) -> None:
+    """Remove the remarks that these initializers are dense, which are wrong now."""
+    names = {item.values.name for item in graph.sparse_initializer}
+    for index in reversed(range(len(graph.value_info))):
+        if graph.value_info[index].name in names:
+            del graph.value_info[index]
 
 
 def _store(graph: GraphProto, tensor: TensorProto) -> int:

@@ -16,8 +16,8 @@ from spartan_planner.export.outputs import without_cache
 
 OPSET = 20
 MIN_OPSET, MAX_OPSET = 18, 23
-"""torch's exporter writes 18 and converts it upwards; of later ones the oldest supported ONNX
-Runtime knows nothing."""
+"""torch's exporter writes 18 and converts it upwards, to what stock runtimes read by now; the check
+that runs the file tells where the installed one does not."""
 
 
 def torch_to_onnx(

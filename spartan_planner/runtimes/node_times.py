@@ -141,16 +141,22 @@ def profiled_parts(
     Raises:
         ModelError: the runtime cannot load the file.
     """
-    return ProfiledNetwork(
-        model, lambda graph: parts_of([run_node(item) for item in graph.node]), num_threads, inputs
-    )
+    return ProfiledNetwork(model, lambda graph: parts_of(run_nodes(graph)), num_threads, inputs)
 
 
-def run_node(node: onnx.NodeProto) -> RunNode:
-    """Return what a node of an optimized graph computes of the original one."""
-    # A blocked convolution is named after the value that it computes.
-    value = node.name.partition(_BLOCKED_SUFFIX)[0]
-    return RunNode(node.name, node.op_type, frozenset({node.name, value, *node.output}))
+def run_nodes(graph: onnx.GraphProto) -> list[RunNode]:
+    """Return what each node of an optimized graph computes of the original one."""
+    producers = {value: node.name for node in graph.node for value in node.output}
+    return [
+        RunNode(
+            node.name,
+            node.op_type,
+            # A blocked convolution is named after the value that it computes.
+            frozenset({node.name, node.name.partition(_BLOCKED_SUFFIX)[0], *node.output}),
+            tuple(producers[value] for value in node.input if value in producers),
+        )
+        for node in graph.node
+    ]
 
 
 def nodes_of_layer(graph: onnx.GraphProto, output: str) -> list[str]:

@@ -41,6 +41,8 @@ _CLASS_OF_TYPE = {
 _WEIGHT_INPUT = {"Gather": 0}
 _USUAL_WEIGHT_INPUT = 1
 _CONSTANT = "Const"
+_NOT_RUN = frozenset({"Input", "Output"})
+_ORIGINS = "originalLayersNames"
 
 Parts = Sequence[Sequence[str]]
 """For each part the names of its nodes."""
@@ -274,16 +276,16 @@ def _is_constant(graph: Graph, name: str) -> bool:
 
 
 def _run_nodes(compiled: Any) -> list[RunNode]:  # noqa: ANN401 - the runtime has no type stubs
-    nodes = []
+    """The nodes that are run with every inference: no constants, inputs and outputs."""
+    graph, nodes = _graph(compiled), []
     for operation in compiled.get_runtime_model().get_ordered_ops():
-        facts = operation.get_rt_info()
-        texts = {
-            key: facts[key].astype(str) if key in facts else ""
-            for key in ("layerType", "originalLayersNames")
-        }
-        name = operation.get_friendly_name()
-        origins = {name, *texts["originalLayersNames"].split(",")} - {""}
-        nodes.append(RunNode(name, texts["layerType"], frozenset(origins)))
+        node, facts = graph[operation.get_friendly_name()], operation.get_rt_info()
+        if node.kind in _NOT_RUN or _is_constant(graph, node.name):
+            continue
+        replaced = facts[_ORIGINS].astype(str).split(",") if _ORIGINS in facts else []
+        # A bias that is split off leaves "NAME/WithoutBiases" behind.
+        origins = {node.name, node.name.partition("/")[0], *replaced} - {""}
+        nodes.append(RunNode(node.name, node.kind, frozenset(origins), node.inputs))
     return nodes
 
 

@@ -49,11 +49,13 @@ class RunNode:
         name: by which the runtime times it.
         op: the runtime's word for what it does.
         origins: names of nodes and values of the given model that it computes.
+        sources: names of the nodes whose results it reads.
     """
 
     name: str
     op: str
     origins: frozenset[str]
+    sources: tuple[str, ...]
 
 
 PartsOf = Callable[[Sequence[RunNode]], Sequence[Sequence[str]]]

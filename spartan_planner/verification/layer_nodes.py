@@ -14,23 +14,28 @@ from spartan_planner.runtimes import RunNode
 MAX_FUSED = 8
 """So many nodes behind a layer are taken for what may be fused into it (GELU has five)."""
 
+_REORDERING = "Reorder"
+"""How runtimes name what moves values between memory layouts."""
+
 
 @dataclass(frozen=True)
-class LayerTrace:
-    """What of the file's graph tells a layer's nodes.
+class NodeTrace:
+    """What of the file's graph tells a node of a layer.
 
     Attributes:
-        names: of its nodes and of the values that they compute.
-        followers: values behind it that a fused node may compute, with the operation that computes
-            each when nothing is fused.
+        layer: index of the layer.
+        names: of the node and of the values that it computes.
+        followers: values behind it that a fused node may compute, the nearest first, with the
+            operation that computes each when nothing is fused.
     """
 
+    layer: int
     names: frozenset[str]
     followers: Mapping[str, str]
 
 
-def trace_layers(graph: GraphProto, layers: Sequence[Sequence[str]]) -> list[LayerTrace]:
-    """Return the trace of each layer.
+def trace_layers(graph: GraphProto, layers: Sequence[Sequence[str]]) -> list[NodeTrace]:
+    """Return the trace of each node of each layer.
 
     Args:
         graph: of the file.
@@ -43,51 +48,81 @@ def trace_layers(graph: GraphProto, layers: Sequence[Sequence[str]]) -> list[Lay
             readers.setdefault(name, []).append(node)
     taken = {name for names in layers for name in names}
     return [
-        _trace([nodes[name] for name in names if name in nodes], readers, taken) for names in layers
+        NodeTrace(
+            index,
+            frozenset({name, *nodes[name].output}),
+            _followers(nodes[name], readers, taken),
+        )
+        for index, names in enumerate(layers)
+        for name in names
+        if name in nodes
     ]
 
 
-def _trace(
-    nodes: Sequence[NodeProto], readers: Mapping[str, Sequence[NodeProto]], taken: set[str]
-) -> LayerTrace:
-    names = {name for node in nodes for name in (node.name, *node.output)}
+def _followers(
+    node: NodeProto, readers: Mapping[str, Sequence[NodeProto]], taken: set[str]
+) -> dict[str, str]:
     followers: dict[str, str] = {}
-    for value in [name for node in nodes for name in node.output]:
-        while len(followers) < MAX_FUSED:
-            following = [node for node in readers.get(value, ()) if node.name not in taken]
-            if len(following) != 1 or len(readers[value]) != 1:
-                break
-            value = following[0].output[0]
-            followers[value] = following[0].op_type
-    return LayerTrace(frozenset(names), followers)
+    value = node.output[0]
+    while len(followers) < MAX_FUSED:
+        following = readers.get(value, ())
+        if len(following) != 1 or following[0].name in taken:
+            break
+        value = following[0].output[0]
+        followers[value] = following[0].op_type
+    return followers
 
 
-def parts_of_layers(traces: Sequence[LayerTrace], run: Sequence[RunNode]) -> list[list[str]]:
+def parts_of_layers(
+    traces: Sequence[NodeTrace], num_layers: int, run: Sequence[RunNode]
+) -> list[list[str]]:
     """Return, for each layer and then for all the rest, the names of the nodes that are run.
 
-    A layer without nodes is one that the runtime has made part of something else.
+    Reorderings belong to the layer that they serve.  A layer without nodes is one that the runtime
+    has made part of something else.
 
     Args:
-        traces: of the layers.
-        run: what the runtime runs.
+        traces: of the nodes of all layers.
+        num_layers: number of layers.
+        run: what the runtime runs, in order.
     """
     owner: dict[str, int] = {}
-    for index, trace in enumerate(traces):
-        for node in run:
-            if node.origins & trace.names:
-                owner.setdefault(node.name, index)
-    found = set(owner.values())
-    for index, trace in enumerate(traces):
-        if index not in found:
-            for node in run:
-                if node.name not in owner and _is_fused(node, trace):
-                    owner[node.name] = index
-    return [
-        *([node.name for node in run if owner.get(node.name) == i] for i in range(len(traces))),
-        [node.name for node in run if node.name not in owner],
-    ]
+    unmatched = []
+    for trace in traces:
+        found = [item.name for item in run if item.origins & trace.names and not _reorders(item)]
+        owner |= dict.fromkeys(found, trace.layer)
+        if not found:
+            unmatched.append(trace)
+    for trace in unmatched:
+        fused = _fused(trace, run, owner)
+        if fused:
+            owner[fused] = trace.layer
+    _give_reorderings(run, owner)
+    parts = [[item.name for item in run if owner.get(item.name) == i] for i in range(num_layers)]
+    return [*parts, [item.name for item in run if item.name not in owner]]
 
 
-def _is_fused(node: RunNode, trace: LayerTrace) -> bool:
-    """Whether a node computes a value behind the layer by another operation than its own."""
-    return any(trace.followers.get(name, node.op) != node.op for name in node.origins)
+def _fused(trace: NodeTrace, run: Sequence[RunNode], owner: Mapping[str, int]) -> str | None:
+    """The node that computes the nearest value behind the layer by another operation than usual."""
+    for value, op in trace.followers.items():
+        for item in run:
+            is_free = item.name not in owner and not _reorders(item)
+            if is_free and value in item.origins and item.op != op:
+                return item.name
+    return None
+
+
+def _give_reorderings(run: Sequence[RunNode], owner: dict[str, int]) -> None:
+    readers: dict[str, list[str]] = {}
+    for item in run:
+        for source in item.sources:
+            readers.setdefault(source, []).append(item.name)
+    for item in reversed(run):
+        owners = {owner.get(name) for name in readers.get(item.name, ())}
+        served = owners.pop() if len(owners) == 1 else None
+        if _reorders(item) and served is not None:
+            owner[item.name] = served
+
+
+def _reorders(item: RunNode) -> bool:
+    return item.op.startswith(_REORDERING)

@@ -50,7 +50,7 @@ def time_layers(
     parts: list[list[str]] = []
 
     def parts_of(run: Sequence[RunNode]) -> list[list[str]]:
-        parts.extend(parts_of_layers(traces, run))
+        parts.extend(parts_of_layers(traces, len(metadata.layers), run))
         return parts
 
     timer = runtime.time_parts(path, num_threads, inputs, parts_of)
