@@ -28,7 +28,7 @@ def test_a_runtime_computes_the_same(num_nonzero):
     model = model_with(weight)
     (expected,) = open_session(model.SerializeToString(), {"x": IMAGE}).run()
     # 4 bytes of each element against 4 + 8 of each one kept.
-    assert store_sparse(model) == 4 * 128 - 12 * num_nonzero
+    assert store_sparse(model) == 4 * 128 - 12 * max(1, num_nonzero)
     onnx.checker.check_model(model)
     assert not model.graph.initializer
     (actual,) = open_session(model.SerializeToString(), {"x": IMAGE}).run()
@@ -41,6 +41,13 @@ def test_what_would_be_larger_stays_dense(num_nonzero):
     before = model.SerializeToString()
     assert store_sparse(model) == 0
     assert model.SerializeToString() == before
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (0, 3)])
+def test_numbers_and_empty_tensors_stay_as_they_are(shape):
+    model = model_with(weight_of(128))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(shape, np.float32), "n"))
+    assert store_sparse(model) == 0
 
 
 def test_integers_stay_as_they_are():

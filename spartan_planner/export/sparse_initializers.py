@@ -47,8 +47,11 @@ def _store(graph: GraphProto, tensor: TensorProto) -> int:
     """Append the sparse form of a tensor where it is smaller, and return what it saves."""
     array = numpy_helper.to_array(tensor)
     positions = np.flatnonzero(array)
+    if array.ndim > 0 and positions.size == 0:
+        # No element at all is not valid: a tensor of zeros keeps its first.
+        positions = np.zeros(1, np.int64)
     gain = array.nbytes - positions.size * (array.itemsize + BYTES_PER_INDEX)
-    if gain <= 0:
+    if array.ndim == 0 or gain <= 0:
         return 0
     graph.sparse_initializer.append(_sparse(tensor.name, array, positions))
     return int(gain)
@@ -58,8 +61,6 @@ def _sparse(
     name: str, array: NDArray[np.generic], positions: NDArray[np.int64]
 ) -> SparseTensorProto:
     """The tensor's name is that of its values; indices count elements in row-major order."""
-    # No element at all is not valid: a tensor of zeros keeps its first.
-    positions = positions if positions.size else np.zeros(1, np.int64)
     return SparseTensorProto(
         values=numpy_helper.from_array(np.ascontiguousarray(array.reshape(-1)[positions]), name),
         indices=numpy_helper.from_array(positions.astype(np.int64), f"{name}.positions"),

@@ -28,6 +28,8 @@ def _data_of(tensor: TensorProto, path: Path) -> Path:
     """The file that holds a tensor's data, all of them."""
     facts: dict[str, str] = {item.key: item.value for item in tensor.external_data}
     location = facts.get("location", "")
+    if "\0" in location:
+        raise ModelError(f"{path} is damaged: {location[:40]!r} is no name of a file")
     folder = path.parent.resolve()
     data = (folder / location).resolve()
     if not location or Path(location).is_absolute() or not data.is_relative_to(folder):
