@@ -146,7 +146,7 @@ def test_the_readmes_path_for_a_model_of_ones_own(capsys):
             ("train", "mine:network", "--data", "digits", "-o", "x.safetensors", "--plan", "p"),
             "plan p does not",
         ),
-        (("export", "mine:network", "-o", "x", "--form", "tiny"), "use lowered or masked"),
+        (("export", "mine:network", "-o", "x", "--form", "tiny"), "use masked, sparse or lowered"),
         (
             (
                 "export",

@@ -184,6 +184,7 @@ def test_layouts_that_lowering_would_pad_are_masked_unless_lowered_is_asked_for(
         export_onnx(model, plan, tiny_inputs(), tmp_path / "m.onnx", form=Form.LOWERED)
     report = export_onnx(model, plan, tiny_inputs(), str(tmp_path / "m.onnx"))
     assert (report.metadata.form, report.lowered) == ("masked", ())
+    assert "which has no lowered form without padding" in report.notes[0]
     assert report.max_abs_error <= MAX_ABS_ERROR
 
 

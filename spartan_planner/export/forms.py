@@ -23,6 +23,17 @@ def best_form(plan: Plan | None) -> Form:
     return Form.LOWERED
 
 
+def why_masked(plan: Plan | None) -> str:
+    """Return why :func:`best_form` is the masked form for a plan; empty where it is not."""
+    for layer in plan.sparse_layers if plan else ():
+        if _why_not_lowered(layer.layout):
+            return (
+                f"the file is masked and no faster than dense: layer {layer.name} has layout "
+                f"{layer.layout}, which has no lowered form without padding"
+            )
+    return ""
+
+
 def require_lowerable(plan: Plan | None) -> None:
     """Refuse plans that cannot be written in the lowered form.
 

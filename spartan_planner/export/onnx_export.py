@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cost_models import Layout
 from spartan_planner.export.checking import check_batches, max_abs_error, require_valid
-from spartan_planner.export.forms import Form, best_form, require_lowerable
+from spartan_planner.export.forms import Form, best_form, require_lowerable, why_masked
 from spartan_planner.export.kept_sizes import kept_sizes
 from spartan_planner.export.layer_nodes import layer_nodes, names_by_layer, weight_names
 from spartan_planner.export.model_files import is_external, write_files
@@ -90,13 +90,14 @@ def export_onnx(
         ExportError: the weights cost more than the plan allows, torch cannot export the model, the
             plan cannot be written in this form, or the exported graph computes something else.
     """
-    path, settings, form = Path(path), settings or ExportSettings(), form or best_form(plan)
+    path, settings = Path(path), settings or ExportSettings()
+    notes = [why_masked(plan)] if form is None and why_masked(plan) else []
+    form = form or best_form(plan)
     if form is Form.LOWERED:
         require_lowerable(plan)
     inputs = inputs_for(model, example_inputs)
     promise = promise_of(model, plan, inputs, form)
     draft = _draft(model, plan, inputs, form, settings)
-    notes = list[str]()
     if draft.is_converted and len(without_device_costs(promise).costs) < len(promise.costs):
         promise = without_device_costs(promise)
         notes.append(
