@@ -41,6 +41,7 @@ def found(dense_ms=24.0, speedup=2.0, predicted_ms=8.0):
 def test_the_profile_then_predicts_what_was_measured():
     """Dense 10 ms took 12: 1.2; of the 6 ms, 1.2 * 2.5 are dense and 3 are left for 1.5."""
     better = recalibrated_profile(PROFILE, METADATA, found())
+    assert better.name == f"{PROFILE.name} (recalibrated)"
     for old, new in zip(PROFILE.layers, better.layers, strict=True):
         assert new.dense_ms == pytest.approx(1.2 * old.dense_ms)
         for one, other in zip(old.sparse, new.sparse, strict=True):

@@ -1,5 +1,7 @@
 """The profile behind a file, corrected by what verifying measured."""
 
+from dataclasses import replace
+
 from cost_models import DeviceProfile
 from spartan_planner.errors import PlanError, ProfileError, UsageError
 from spartan_planner.export_metadata import ExportMetadata
@@ -7,6 +9,9 @@ from spartan_planner.planning.document import DENSE
 from spartan_planner.planning.plan import profile_fingerprint
 from spartan_planner.recalibration import calibrated
 from spartan_planner.verification.results import Verification
+
+SUFFIX = " (recalibrated)"
+"""Behind the name of a profile that is no longer what was measured layer by layer."""
 
 
 def recalibrated_profile(
@@ -16,7 +21,7 @@ def recalibrated_profile(
 
     What a profile predicts of a file is ``f D + s S``: the dense part ``D`` and the lowered part
     ``S``, multiplied by two factors.  ``f`` is measured over predicted latency of the dense file;
-    ``s`` makes the sum what the file took.
+    ``s`` makes the sum what the file took.  The profile's name then says that it was recalibrated.
 
     Args:
         profile: behind the file's promise.
@@ -40,6 +45,7 @@ def recalibrated_profile(
             f"the file's promise was not made with this profile of {profile.name!r}; give the "
             "profile that the plan was made with"
         )
+    profile = replace(profile, name=profile.name.removesuffix(SUFFIX) + SUFFIX)
     dense_ms = found.dense_ms / found.device_speed_ratio
     dense_factor = dense_ms / promise.dense
     lowered_ms = sum(
