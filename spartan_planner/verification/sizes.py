@@ -15,7 +15,7 @@ def file_size(files: Sequence[Path], compress: bool) -> FileSize:
 
     Args:
         files: the model and its external data.
-        compress: whether to compress them as well, about 30 MB per second.
+        compress: whether to compress them as well, which takes seconds for a large model.
 
     Raises:
         ModelError: a file cannot be read.
