@@ -9,7 +9,7 @@ Which form is priced, for elements of ``b`` bytes and int64 indices of 8 bytes:
   the three bounds of a ``Slice`` cut them off again; bias and bounds are the fixed part;
 - everything else (``element``, unbalanced tiles, tiles of layers that are no plain convolution) is
   exported masked, a dense tensor with zeros: as large as dense, so that nothing is gained.  ONNX's
-  ``sparse_initializer`` would take less for few elements, but the exporter does not write it.
+  ``sparse_initializer`` takes less for few elements, but only files exported in that form hold it.
 
 Names, shapes and nodes are not counted (some ten to hundred bytes each), nor are buffers such as
 running statistics, which a workload does not know.

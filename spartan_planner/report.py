@@ -12,7 +12,6 @@ from spartan_planner.planning import Plan, PlanBudget
 from spartan_planner.planning.compare import DevicePlan
 from spartan_planner.planning.sweep import Curve
 from spartan_planner.trial_rounds import Trial
-from spartan_planner.verification import Verification
 
 _SCALES = {"FLOPs": (1e6, "MFLOPs"), "parameters": (1e6, "M parameters"), "bytes": (1e6, "MB")}
 
@@ -216,36 +215,6 @@ def comparison_table(found: Sequence[DevicePlan]) -> Table:
                 f"{item.density:.1%}",
                 *("-" if f is None else amount(f, total.unit) for f in elsewhere),
             )
-    return table
-
-
-def verification_table(result: Verification) -> Table:
-    """Latency asked, predicted and measured, and the speed-up."""
-    table = Table(title=f"Verification, {result.num_threads} thread(s)")
-    table.add_column("figure")
-    table.add_column("value", justify="right")
-    rows = (
-        ("dense, measured", result.dense_ms),
-        ("asked", result.asked_ms),
-        ("predicted", result.predicted_ms),
-        ("sparse, measured", result.sparse_ms),
-    )
-    for name, figure in rows:
-        if figure is not None:
-            table.add_row(name, f"{figure:.3f} ms")
-    if result.speedup:
-        low, high = result.speedup.ci95
-        if result.speedup.predicted:
-            table.add_row("speed-up, predicted", f"{result.speedup.predicted:.2f}x")
-        measured = f"{result.speedup.measured:.2f}x (95 % interval {low:.2f} to {high:.2f})"
-        table.add_row("speed-up, measured", measured)
-    if result.asked_ms is not None:
-        slower = f"{result.device_speed_ratio:.2f}x the profile's time"
-        table.add_row("device now, by the yardstick", slower)
-    promise = {True: "kept", False: "missed", None: "none: no latency was asked for"}
-    table.add_row("promise", promise[result.ok])
-    for note in result.notes:
-        table.add_row("note", note)
     return table
 
 

@@ -5,7 +5,7 @@ import math
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from spartan_planner.errors import (
     ProfileError,
     UsageError,
 )
-from spartan_planner.export import export_onnx, prune_one_shot
+from spartan_planner.export import Form, export_onnx, prune_one_shot
 from spartan_planner.export.kept_sizes import kept_sizes
 from spartan_planner.export_metadata import LOWERED, metadata_of
 from spartan_planner.extraction import extract_workload, inputs_for
@@ -262,8 +262,9 @@ class _Files:
             export_onnx(pruned, None, self.inputs, self.dense)
         prune_one_shot(pruned, plan)
         path = self.folder / "lowered.onnx"
-        export_onnx(pruned, plan, self.inputs, path)
-        found = verify(path, plan, dense=self.dense, settings=self.settings, advance=self.advance)
+        export_onnx(pruned, plan, self.inputs, path, form=Form.LOWERED)
+        settings = replace(self.settings, is_detailed=False)
+        found = verify(path, plan, dense=self.dense, settings=settings, advance=self.advance)
         assert found.dense_ms is not None
         assert found.speedup is not None
         low, high = found.speedup.ci95

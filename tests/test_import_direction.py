@@ -25,6 +25,8 @@ TORCH_FREE = (
     "spartan_planner.runtimes.onnx_runtime",
     "spartan_planner.runtimes.openvino_runtime",
     "spartan_planner.verification",
+    "spartan_planner.verification.recalibrating",
+    "spartan_planner.verification_report",
     "spartan_planner.recalibration",
     "spartan_planner.trial_rounds",
     "spartan_planner.advice",
