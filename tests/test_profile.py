@@ -17,7 +17,7 @@ from cost_models import (
     read_document,
     write_document,
 )
-from cost_models.roofline import layer_class
+from cost_models.layer_work import layer_class
 from spartan_planner.errors import CostModelError, ProfileError
 from spartan_planner.profiling import (
     ProfileSettings,

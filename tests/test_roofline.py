@@ -19,16 +19,18 @@ from cost_models import (
     Roofline,
     RooflineClass,
 )
-from cost_models.roofline import (
+from cost_models.layer_work import (
     LayerWork,
-    dense_ms,
     is_lowerable,
     layer_class,
     layer_work,
-    lowered_ms,
     lowered_work,
-    n_m_ms,
     output_shape,
+)
+from cost_models.roofline import (
+    dense_ms,
+    lowered_ms,
+    n_m_ms,
     roofline_class,
     roofline_ms,
     skips_zeros,
