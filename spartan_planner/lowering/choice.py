@@ -13,7 +13,8 @@ from typing import Literal
 
 from cost_models import DeviceProfile, LayerTiming
 from cost_models.device_facts import DeviceFacts, Fact, Roofline, RooflineClass
-from cost_models.roofline import LayerClass, roofline_class, roofline_ms
+from cost_models.layer_work import LayerClass
+from cost_models.roofline import roofline_class, roofline_ms
 from spartan_planner.lowering.forms import DENSE, STEP, Candidate, Form
 from spartan_planner.lowering.weight_nodes import WeightNode
 

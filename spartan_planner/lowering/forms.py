@@ -11,7 +11,7 @@ grouped         each group of ``group_size`` outputs reads inputs of its own: a 
 import math
 from dataclasses import dataclass
 
-from cost_models.roofline import LayerWork
+from cost_models.layer_work import LayerWork
 from spartan_planner.lowering.structure import padded_width, zero_structure
 from spartan_planner.lowering.weight_nodes import WeightNode
 

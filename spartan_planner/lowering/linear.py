@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cost_models import LayerShape, Layout
-from cost_models.roofline import LayerWork, bytes_per_number
+from cost_models.layer_work import LayerWork, bytes_per_number
 from spartan_planner.lowering.convolution import Weights, pack_convolution
 
 

@@ -145,11 +145,8 @@ def _points(layers: Sequence[LayerTiming], facts: DeviceFacts) -> list[_Point]:
             for sample in sparse.samples:
                 share = min(1.0, sample.num_kept_blocks / num_blocks)
                 work = lowered_work(shape, layout, share)
-                points.append(
-                    _point(
-                        shape, lowered_class(shape), sparse.layout, work, facts, sample.latency_ms
-                    )
-                )
+                name, time_ms = lowered_class(shape), sample.latency_ms
+                points.append(_point(shape, name, sparse.layout, work, facts, time_ms))
     return points
 
 
