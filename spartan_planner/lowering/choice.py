@@ -14,7 +14,7 @@ from typing import Literal
 from cost_models import DeviceProfile, LayerTiming
 from cost_models.device_facts import DeviceFacts, Fact, Roofline, RooflineClass
 from cost_models.roofline import LayerClass, roofline_class, roofline_ms
-from spartan_planner.lowering.forms import DENSE, STEP, Candidate, Form
+from spartan_planner.lowering.forms import DENSE, STEP, Candidate, Form, candidates
 from spartan_planner.lowering.weight_nodes import WeightNode
 
 Basis = Literal["measured here", "profile", "profile's roofline", "rule"]
@@ -99,6 +99,17 @@ def choose(
         best_basis = "profile's roofline"
     pays = best_ms < WORTHWHILE * dense_ms
     return Choice(best if pays else dense, dense, best, dense_ms, best_ms, best_basis)
+
+
+def least_ms(
+    layer: WeightNode, output_shape: tuple[int, ...], profile: DeviceProfile | None
+) -> float:
+    """Return the time of the fastest form of a layer, by profile or rule.
+
+    Raises:
+        CostModelError: the profile cannot price it.
+    """
+    return min(price_ms(layer, item, profile)[0] for item in candidates(layer, output_shape))
 
 
 def price_ms(
