@@ -1,13 +1,14 @@
 """Lowering of graphs that nobody planned: same outputs, fewer multiply-adds, dead channels gone."""
 
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from builders import conv_node, onnx_model, timing_of
+from builders import conv_node, onnx_model, profile_of, timing_of
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
@@ -66,16 +67,16 @@ MANY = range(0, 256, 4)
 CASES = {
     "matmul on a sequence": Case(
         [node("MatMul", ["x", "w"], ["m"]), node("Add", ["m", "b"], ["y"])],
-        {"w": masked(256, 256).T, "b": ramp(256)},
-        (1, 64, 256),
-        {"w": "groups of 64"},
+        {"w": masked(1024, 512, group=128).T, "b": ramp(1024)},
+        (1, 128, 512),
+        {"w": "groups of 128"},
         ("Transpose", "Gather", "Conv", "Transpose"),
     ),
     "no bias, and the product leaves the graph": Case(
         [node("MatMul", ["x", "w"], ["y"])],
-        {"w": masked(256, 256).T},
-        (2, 64, 256),
-        {"w": "groups of 64"},
+        {"w": masked(1024, 512, group=128).T},
+        (2, 128, 512),
+        {"w": "groups of 128"},
         ("Transpose", "Gather", "Conv", "Transpose"),
     ),
     "weight behind a transpose": Case(
@@ -84,16 +85,16 @@ CASES = {
             node("MatMul", ["x", "wt"], ["m"]),
             node("Add", ["b", "m"], ["y"]),
         ],
-        {"w": masked(256, 256), "b": ramp(256)},
-        (1, 64, 256),
-        {"w": "groups of 64"},
+        {"w": masked(1024, 512, group=128), "b": ramp(1024)},
+        (1, 128, 512),
+        {"w": "groups of 128"},
         ("Transpose", "Gather", "Conv", "Transpose"),
     ),
     "gemm over rows, scaled": Case(
         [node("Gemm", ["x", "w", "b"], ["y"], alpha=0.5, beta=2.0, transB=1)],
-        {"w": masked(256, 256), "b": ramp(256)},
-        (64, 256),
-        {"w": "groups of 64"},
+        {"w": masked(1024, 512, group=128), "b": ramp(1024)},
+        (128, 512),
+        {"w": "groups of 128"},
         ("Unsqueeze", "Transpose", "Gather", "Conv", "Transpose", "Squeeze"),
     ),
     "gemm of one row": Case(
@@ -112,13 +113,13 @@ CASES = {
             node("MatMul", ["h", "w2"], ["y"]),
         ],
         {
-            "w1": masked(256, 128, density=0.13).T,
-            "b1": ramp(256),
-            "scale": ramp(256),
-            "w2": masked(256, 256, seed=1).T,
+            "w1": masked(1024, 512, group=128).T,
+            "b1": ramp(1024),
+            "scale": ramp(1024),
+            "w2": masked(1024, 1024, seed=1).T,
         },
-        (2, 64, 128),
-        {"w1": "groups of 64", "w2": "groups of 64"},
+        (2, 128, 512),
+        {"w1": "groups of 128", "w2": "groups of 64"},
         ("Transpose", "Gather", "Conv", "Gelu", "Mul", "Gather", "Conv", "Transpose"),
     ),
     "convolution in groups": Case(
@@ -305,7 +306,7 @@ def test_random_chains_of_holed_layers_keep_their_outputs(seed):
     random = np.random.default_rng(seed)
     widths = [int(random.integers(20, 90)) for _ in range(4)]
     nodes, constants, value = [], {}, "x"
-    for index, (inputs, outputs) in enumerate(zip(widths, widths[1:], strict=False)):
+    for index, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
         weight = masked(outputs, inputs, 3, 3, group=16, density=random.uniform(0.1, 1), seed=seed)
         gone = random.permutation(outputs)[: int(random.integers(0, outputs))]
         constants[f"w{index}"] = without(weight, gone)
@@ -344,15 +345,22 @@ def test_measured_times_decide():
 
 
 def test_a_profile_that_measured_the_layer_decides():
-    from builders import profile_of
-
     layer, found = layer_of(CASES["convolution in groups"])
-    timing = timing_of(layer.shape(), ("tile:64x1@16",), dense_ms=1.0, fixed_ms=0.1)
-    choice = choose(layer, found, profile_of(timing))
     (group,) = (item for item in found if item.form.group_size == 64)
-    if choice.best == group:
+    for dense_ms, expected in ((1.0, group.form), (0.1, DENSE)):
+        timing = timing_of(layer.shape(), ("tile:64x1@16",), dense_ms=1.0, fixed_ms=0.1)
+        profile = profile_of(replace(timing, dense_ms=dense_ms))
+        choice = choose(layer, (found[0], group), profile)
+        assert choice.candidate.form == expected
         assert choice.basis == "profile"
-    assert choice.dense_ms == 1.0 or choice.basis == "profile's roofline"
+        assert choice.dense_ms == dense_ms
+
+
+def test_a_profile_that_did_not_measure_the_layer_estimates_both_forms():
+    layer, found = layer_of(CASES["convolution in groups"])
+    choice = choose(layer, found, profile_of())
+    assert choice.basis == "profile's roofline"
+    assert choice.speedup == pytest.approx(choice.dense_ms / choice.best_ms)
 
 
 def test_stopwatch_measures_each_pattern_once():
