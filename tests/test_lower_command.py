@@ -7,7 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 from builders import conv_node, onnx_model
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from spartan_planner.cli.app import run
 from spartan_planner.lowering import files
@@ -66,6 +66,27 @@ def test_fewer_multiply_adds_and_the_same_outputs_at_any_batch(capsys, tmp_path,
             outputs(out, batch), outputs(pruned, batch), rtol=0, atol=FLOAT32_ROUNDING
         )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.onnx", "out.onnx"]
+
+
+@pytest.mark.parametrize("is_linear", [True, False], ids=["linear indices", "coordinates"])
+def test_sparse_initializers_are_read(capsys, tmp_path, is_linear):
+    model = pruned_model()
+    weight = numpy_helper.to_array(model.graph.initializer[0])
+    places = np.flatnonzero(weight) if is_linear else np.argwhere(weight)
+    model.graph.sparse_initializer.append(
+        helper.make_sparse_tensor(
+            numpy_helper.from_array(weight[weight != 0], "w"),
+            numpy_helper.from_array(places.astype(np.int64), "w.places"),
+            weight.shape,
+        )
+    )
+    del model.graph.initializer[0]
+    source, out = tmp_path / "in.onnx", tmp_path / "out.onnx"
+    source.write_bytes(model.SerializeToString())
+    code, text, error = call(capsys, source, "-o", out, "--json")
+    assert code == 0, error
+    assert json.loads(text)["num_lowered"] == 1
+    np.testing.assert_allclose(outputs(out, 1), outputs(source, 1), rtol=0, atol=FLOAT32_ROUNDING)
 
 
 def test_table_says_what_was_done_and_why(capsys, tmp_path, pruned):
