@@ -97,6 +97,16 @@ CASES = {
         {"w": "groups of 128"},
         ("Unsqueeze", "Transpose", "Gather", "Conv", "Transpose", "Squeeze"),
     ),
+    "rows first, samples second: the transpose before is taken in": Case(
+        [
+            node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+            node("MatMul", ["t", "w"], ["y"]),
+        ],
+        {"w": masked(1024, 512, group=128).T},
+        (2, 128, 512),
+        {"w": "groups of 128"},
+        ("Transpose", "Gather", "Conv", "Transpose"),
+    ),
     "gemm of one row": Case(
         [node("Gemm", ["x", "w", "b"], ["y"], transB=1)],
         {"w": masked(4096, 2048, group=1024, density=0.05), "b": ramp(4096)},
