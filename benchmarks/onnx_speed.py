@@ -62,10 +62,9 @@ def prunable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def group_size(weight: nn.Parameter) -> int:
-    """Outputs per group; 0 for a weight that stays dense."""
+    """Outputs per group, the last of which may have fewer; 0 for a weight that stays dense."""
     size = CONVOLUTION_GROUP if weight.ndim == 4 else LINEAR_GROUP
-    has_groups = weight.shape[0] % size == 0 and weight.shape[0] > size
-    return size if has_groups and weight.shape[1] >= 4 * STEP else 0
+    return size if len(weight) >= size and weight.shape[1] >= 4 * STEP else 0
 
 
 def num_kept_inputs(weight: nn.Parameter, density: float) -> int:
@@ -100,11 +99,11 @@ def prune(model: nn.Module, overall: float) -> float:
         size = group_size(weight)
         if not size:
             continue
-        grouped = weight.reshape(len(weight) // size, size, weight.shape[1], -1)
-        sums = grouped.abs().sum(dim=(1, 3))
-        best = sums.topk(num_kept_inputs(weight, density), dim=1).indices
-        mask = torch.zeros_like(sums).scatter_(1, best, 1.0)
-        grouped *= mask[:, None, :, None]
+        for group in weight.split(size):
+            sums = group.abs().sum(dim=[axis for axis in range(group.ndim) if axis != 1])
+            best = sums.topk(num_kept_inputs(weight, density)).indices
+            kept = torch.zeros_like(sums).index_fill_(0, best, 1.0)
+            group *= kept.reshape(1, -1, *[1] * (group.ndim - 2))
     return overall_density(weights, density)
 
 
