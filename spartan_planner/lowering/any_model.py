@@ -3,12 +3,13 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from cost_models import DeviceProfile
-from spartan_planner.lowering.choice import Choice, Measure, choose
+from spartan_planner.lowering.choice import Choice, Measure, choose, least_ms
 from spartan_planner.lowering.dead_channels import RemovedChannels, remove_dead_channels
 from spartan_planner.lowering.emitting import emit
 from spartan_planner.lowering.forms import candidates
@@ -87,7 +88,7 @@ def lower_model(
         CostModelError: the profile cannot price a layer.
     """
     graph = model.graph
-    removed = remove_dead_channels(graph, shapes)
+    removed = remove_dead_channels(graph, shapes, partial(least_ms, profile=profile))
     passes.RemoveUnusedNodesPass()(model)
     shapes = removed.shapes_after(shapes)
     reports, labels = [], Counter[str]()

@@ -15,7 +15,7 @@ from cost_models import DeviceProfile, LayerTiming
 from cost_models.device_facts import DeviceFacts, Fact, Roofline, RooflineClass
 from cost_models.layer_work import LayerClass
 from cost_models.roofline import roofline_class, roofline_ms
-from spartan_planner.lowering.forms import DENSE, STEP, Candidate, Form
+from spartan_planner.lowering.forms import DENSE, STEP, Candidate, Form, candidates
 from spartan_planner.lowering.weight_nodes import WeightNode
 
 Basis = Literal["measured here", "profile", "profile's roofline", "rule"]
@@ -100,6 +100,17 @@ def choose(
         best_basis = "profile's roofline"
     pays = best_ms < WORTHWHILE * dense_ms
     return Choice(best if pays else dense, dense, best, dense_ms, best_ms, best_basis)
+
+
+def least_ms(
+    layer: WeightNode, output_shape: tuple[int, ...], profile: DeviceProfile | None
+) -> float:
+    """Return the time of the fastest form of a layer, by profile or rule.
+
+    Raises:
+        CostModelError: the profile cannot price it.
+    """
+    return min(price_ms(layer, item, profile)[0] for item in candidates(layer, output_shape))
 
 
 def price_ms(

@@ -9,7 +9,7 @@ Backward: channels that no layer reads are removed from every layer that writes 
 that stands between.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -17,14 +17,18 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from spartan_planner.lowering.channels import Carrier, ConstantChannels, as_carrier, carried
-from spartan_planner.lowering.constants import Array, add_constant, constant_array
-from spartan_planner.lowering.structure import zero_structure
+from spartan_planner.lowering.constants import Array, add_constant, constant_array, is_constant
+from spartan_planner.lowering.forms import GROUP_SIZES
+from spartan_planner.lowering.structure import Indices, zero_structure
 from spartan_planner.lowering.weight_nodes import (
     Shapes,
     WeightNode,
     as_weight_node,
     find_weight_nodes,
 )
+
+Price = Callable[[WeightNode, tuple[int, ...]], float]
+"""The cost of a layer with an output of that shape."""
 
 
 @dataclass
@@ -46,11 +50,18 @@ class RemovedChannels:
         return {**shapes, **self.shapes}
 
 
-def remove_dead_channels(graph: ir.Graph, shapes: Shapes) -> RemovedChannels:
-    """Take dead channels out of a graph, in place; its outputs stay the same within rounding."""
+def remove_dead_channels(graph: ir.Graph, shapes: Shapes, price: Price) -> RemovedChannels:
+    """Take dead channels out of a graph, in place; its outputs stay the same within rounding.
+
+    Args:
+        graph: the graph.
+        shapes: of its values.
+        price: what a layer with an output of a certain shape costs in its best form; channels
+            are removed where that makes the layers that share them cheaper together.
+    """
     removed = RemovedChannels()
     _fold_constants(graph, shapes, removed)
-    while _remove_unread(graph, removed.shapes_after(shapes), removed):
+    while _remove_unread(graph, removed.shapes_after(shapes), removed, price):
         pass
     return removed
 
@@ -141,8 +152,10 @@ def set_weight(graph: ir.Graph, layer: WeightNode, weight: Array, bias: Array | 
     """Give a layer another weight ``[out, in, *kernel]`` and bias ``[out]``, in place."""
     node = layer.node
     oriented = weight.T if node.op_type == "MatMul" else weight
+    before = node.inputs[1]
     value = add_constant(graph, np.ascontiguousarray(oriented), f"{layer.name}.alive")
     node.replace_input_with(1, value)
+    _take_name(graph, before, value)
     if node.op_type == "Gemm":
         for name, figure in (("alpha", 1.0), ("beta", 1.0)):
             node.attributes[name] = ir.AttrFloat32(name, figure)
@@ -159,6 +172,15 @@ def set_weight(graph: ir.Graph, layer: WeightNode, weight: Array, bias: Array | 
         if len(node.inputs) < 3:
             node.resize_inputs(3)
         node.replace_input_with(2, added)
+
+
+def _take_name(graph: ir.Graph, before: ir.Value | None, value: ir.Value) -> None:
+    """Call a constant as the one that it replaces, where nobody else reads that."""
+    if before is None or not is_constant(before) or before.uses() or before.is_graph_output():
+        return
+    name = str(before.name)
+    graph.initializers.pop(name)
+    value.name = name
 
 
 def _add_bias(graph: ir.Graph, node: ir.Node, bias: ir.Value) -> None:
@@ -197,19 +219,68 @@ class _Space:
         self.is_closed &= other.is_closed
 
 
-def _remove_unread(graph: ir.Graph, shapes: Shapes, removed: RemovedChannels) -> bool:
-    """Remove the unread channels of all spaces that have some; return whether there was one."""
-    found = False
+def _remove_unread(graph: ir.Graph, shapes: Shapes, removed: RemovedChannels, price: Price) -> bool:
+    """Narrow the spaces that have unread channels; return whether there was one."""
+    touched: set[ir.Node] = set()
     for space in _spaces(graph, shapes):
-        read = _read_channels(space)
-        if read is None or read.all():
-            continue
-        kept = np.flatnonzero(read) if read.any() else np.array([0])
-        if len(kept) < len(read):
+        nodes = {layer.node for layer in (*space.writers, *space.readers)}
+        kept = None if nodes & touched else _worthwhile(space, shapes, price)
+        if kept is not None:
+            # Layers hold what their nodes were: a node is changed once before all are read anew.
+            touched |= nodes
             _keep(graph, space, kept, shapes, removed)
-            # Layers hold what their nodes were; they are read anew before the next space.
-            return True
-    return found
+    return bool(touched)
+
+
+def _worthwhile(space: _Space, shapes: Shapes, price: Price) -> Indices | None:
+    """The channels to keep so that the layers of a space cost least; ``None`` for all of them.
+
+    Single channels may go, or only whole aligned runs of them: a group of outputs that read the
+    same inputs is worth more whole than narrower.
+    """
+    read = _read_channels(space)
+    if read is None or read.all():
+        return None
+    best, least = None, _price(space, None, shapes, price)
+    for run in (1, *GROUP_SIZES):
+        starts = np.arange(0, len(read), run)
+        whole = np.repeat(np.logical_or.reduceat(read, starts), run)[: len(read)]
+        kept = np.flatnonzero(whole) if whole.any() else np.array([0])
+        cost = _price(space, kept, shapes, price) if len(kept) < len(read) else least
+        # Equal cost counts as gain: what is not there need not be stored.
+        if len(kept) < len(read) and (cost < least or (best is None and cost <= least)):
+            best, least = kept, cost
+    return best
+
+
+def _price(space: _Space, kept: Indices | None, shapes: Shapes, price: Price) -> float:
+    total = 0.0
+    for layer, is_writer, is_reader in _layers(space):
+        shape = shapes.get(str(layer.output.name))
+        if shape is None:
+            continue
+        narrowed = layer if kept is None else _narrowed(layer, is_writer, is_reader, kept)
+        axis = layer.channel_axis % len(shape)
+        total += price(narrowed, (*shape[:axis], len(narrowed.weight), *shape[axis + 1 :]))
+    return total
+
+
+def _layers(space: _Space) -> list[tuple[WeightNode, bool, bool]]:
+    """Each layer of a space, whether it writes its channels, and whether it reads them."""
+    writers, readers = ({item.node for item in part} for part in (space.writers, space.readers))
+    both = {layer.node: layer for layer in (*space.writers, *space.readers)}
+    return [(layer, node in writers, node in readers) for node, layer in both.items()]
+
+
+def _narrowed(layer: WeightNode, is_writer: bool, is_reader: bool, kept: Indices) -> WeightNode:
+    """A layer without the outputs, or inputs, that are not kept."""
+    weight, bias, shape = layer.weight, layer.bias, list(layer.source_shape)
+    if is_writer:
+        weight, bias = weight[kept], None if bias is None else bias[kept]
+    if is_reader:
+        weight = weight[:, kept]
+        shape[layer.channel_axis] = len(kept)
+    return replace(layer, weight=weight, bias=bias, source_shape=tuple(shape))
 
 
 def _read_channels(space: _Space) -> NDArray[np.bool_] | None:
@@ -222,7 +293,8 @@ def _read_channels(space: _Space) -> NDArray[np.bool_] | None:
     # A width of its own is that of a layer that reads something else: a broken file.
     if len({len(mask) for mask in masks}) > 1:
         return None
-    return np.any(np.stack(masks), axis=0)
+    read: NDArray[np.bool_] = np.any(np.stack(masks), axis=0)
+    return read
 
 
 def _spaces(graph: ir.Graph, shapes: Shapes) -> Iterator[_Space]:
@@ -280,20 +352,15 @@ def _pass_through(node: ir.Node, space_of: dict[ir.Value, _Space], shapes: Shape
 
 
 def _keep(
-    graph: ir.Graph, space: _Space, kept: np.ndarray, shapes: Shapes, removed: RemovedChannels
+    graph: ir.Graph, space: _Space, kept: Indices, shapes: Shapes, removed: RemovedChannels
 ) -> None:
-    both = {layer.node: layer for layer in (*space.writers, *space.readers)}
-    writers, readers = ({item.node for item in part} for part in (space.writers, space.readers))
-    for node, layer in both.items():
-        weight, bias = layer.weight, layer.bias
-        if node in writers:
-            removed.num_channels[layer.name] = (
-                removed.num_channels.get(layer.name, 0) + len(weight) - len(kept)
-            )
-            weight, bias = weight[kept], None if bias is None else bias[kept]
-        if node in readers:
-            weight = weight[:, kept]
-        set_weight(graph, replace(layer, weight=weight, bias=bias), weight, bias)
+    for layer, is_writer, is_reader in _layers(space):
+        narrowed = _narrowed(layer, is_writer, is_reader, kept)
+        num_gone = len(layer.weight) - len(narrowed.weight)
+        if num_gone:
+            known = removed.num_channels.get(layer.name, 0)
+            removed.num_channels[layer.name] = known + num_gone
+        set_weight(graph, layer, narrowed.weight, narrowed.bias)
     for carrier in space.carriers:
         _narrow(graph, carrier, kept)
     for value, axis in space.values.items():
@@ -320,7 +387,7 @@ def _set_size(
         value.shape = ir.Shape([size if i == axis else dim for i, dim in enumerate(value.shape)])
 
 
-def _narrow(graph: ir.Graph, carrier: Carrier, kept: np.ndarray) -> None:
+def _narrow(graph: ir.Graph, carrier: Carrier, kept: Indices) -> None:
     """Leave out a carrier's figures of channels that are gone."""
     node = carrier.node
     for index, axis in carrier.parameters:

@@ -121,10 +121,13 @@ def _write_features_major(
     writer: _Writer, layer: WeightNode, source: ir.Value, packed: PackedLinear, bias: Array | None
 ) -> ir.Value:
     """Features in the place of channels: the groups are those of a convolution over the rows."""
-    rank, swap = len(layer.source_shape), {"perm": [0, 2, 1]}
+    rank = len(layer.source_shape)
+    # Rows stand in the longer of the two first axes, samples in the other.
+    rows = int(np.argmax(layer.source_shape[:2])) if rank == 3 else 1
+    turn = [1 - rows, 2, rows]
     if rank == 2:
         source = writer.add("Unsqueeze", [source, writer.ints([0], "first")], "unsqueeze")
-    turned = writer.add("Transpose", [source], "transpose_in", swap)
+    turned = writer.add("Transpose", [source], "transpose_in", {"perm": turn})
     indices = writer.constant(packed.inputs.reshape(-1), "inputs")
     gathered = writer.add("Gather", [turned, indices], "gather", {"axis": 1})
     num_filled = packed.num_groups * packed.group_size
@@ -136,7 +139,8 @@ def _write_features_major(
         operands.append(writer.constant(_filled(bias, num_filled), "bias"))
     result = writer.add("Conv", operands, "product", {"group": packed.num_groups})
     result = _cut(writer, result, num_filled, packed.num_outputs, 1)
-    result = writer.add("Transpose", [result], "transpose_out", swap)
+    back = np.argsort(turn).tolist()
+    result = writer.add("Transpose", [result], "transpose_out", {"perm": back})
     if rank == 2:
         result = writer.add("Squeeze", [result, writer.ints([0], "axes")], "squeeze")
     return result

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
-from onnx import ModelProto, TensorProto, external_data_helper, inliner
+from onnx import ModelProto, TensorProto, external_data_helper, inliner, numpy_helper
 from onnx.shape_inference import InferenceError
 
 from cost_models import DeviceProfile, DocumentError
@@ -140,9 +141,23 @@ def _read(path: Path) -> tuple[ir.Model, int]:
         if proto.functions:
             proto = inliner.inline_local_functions(proto)
         external_data_helper.load_external_data_for_model(proto, str(path.parent))
+        _make_dense(proto)
         return ir.from_proto(proto), num_bytes
     except _BROKEN as error:
         raise _not_valid(path, error) from error
+
+
+def _make_dense(proto: ModelProto) -> None:
+    """Write sparse initializers as dense ones, as runtimes do when they load them."""
+    for sparse in proto.graph.sparse_initializer:
+        shape, values = tuple(sparse.dims), numpy_helper.to_array(sparse.values)
+        indices = numpy_helper.to_array(sparse.indices)
+        if math.prod(shape) > MAX_ELEMENTS or (indices.size and indices.min() < 0):
+            raise ValueError(f"sparse tensor {sparse.values.name!r} has impossible dimensions")
+        dense = np.zeros(shape, values.dtype)
+        dense[np.unravel_index(indices, shape) if indices.ndim == 1 else tuple(indices.T)] = values
+        proto.graph.initializer.append(numpy_helper.from_array(dense, sparse.values.name))
+    proto.graph.ClearField("sparse_initializer")
 
 
 def _external_bytes(proto: ModelProto, path: Path) -> int:

@@ -143,4 +143,4 @@ def _work(
 
 def needs_transposes(layer: WeightNode) -> bool:
     """Whether a grouped linear layer turns its activations features-major."""
-    return layer.source_shape[-2] >= MIN_GATHERED_ROWS
+    return max(layer.source_shape[:-1]) >= MIN_GATHERED_ROWS

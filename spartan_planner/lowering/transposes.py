@@ -51,9 +51,7 @@ def _swapped(value: ir.Value | None) -> ir.Value | None:
 
 
 def _is_swap(node: ir.Node) -> bool:
-    if node.op_type != "Transpose" or node.domain not in ("", "ai.onnx"):
-        return False
-    order = list(node.attributes.get_ints("perm") or ())
+    order = _order(node) or []
     rank = len(order)
     return rank >= 2 and order == [*range(rank - 2), rank - 1, rank - 2]
 
@@ -78,10 +76,26 @@ def _share(graph: ir.Graph) -> None:
 
 
 def _cancel(node: ir.Node) -> None:
-    """Read what was there before two swaps in a row."""
-    source = _swapped(node.inputs[0]) if _is_swap(node) else None
-    if source is not None and not node.outputs[0].is_graph_output():
-        node.outputs[0].replace_all_uses_with(source)
+    """Make one transpose of two in a row, or none where they undo each other."""
+    before = node.inputs[0].producer() if node.inputs[0] is not None else None
+    orders = [_order(item) for item in (before, node)]
+    if before is None or None in orders or len(orders[0] or ()) != len(orders[1] or ()):
+        return
+    first, second = (order or [] for order in orders)
+    joined = [first[axis] for axis in second]
+    source, output = before.inputs[0], node.outputs[0]
+    if joined != list(range(len(joined))):
+        node.replace_input_with(0, source)
+        node.attributes["perm"] = ir.AttrInt64s("perm", joined)
+    elif source is not None and not output.is_graph_output():
+        output.replace_all_uses_with(source)
+
+
+def _order(node: ir.Node | None) -> list[int] | None:
+    """The order of axes that a transpose states; ``None`` for anything else."""
+    if node is None or node.op_type != "Transpose" or node.domain not in ("", "ai.onnx"):
+        return None
+    return list(node.attributes.get_ints("perm") or ()) or None
 
 
 def _can_turn(node: ir.Node) -> bool:
