@@ -9,11 +9,10 @@ import math
 from cost_models.device_profile import DeviceProfile
 from cost_models.errors import CostModelError
 from cost_models.layer_timing import LayerTiming
+from cost_models.layer_work import LayerWork, bytes_per_number
 from cost_models.layout import Layout, LayoutKind
 from cost_models.linear_cost import CostSource, LinearCost
 from cost_models.roofline import (
-    LayerWork,
-    bytes_per_number,
     dense_ms,
     lowered_ms,
     n_m_ms,

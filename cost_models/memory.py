@@ -18,9 +18,10 @@ running statistics, which a workload does not know.
 import math
 
 from cost_models.device_profile import DeviceProfile
+from cost_models.layer_work import bytes_per_number
 from cost_models.layout import Layout
 from cost_models.linear_cost import LinearCost
-from cost_models.roofline import bytes_per_number, skips_zeros
+from cost_models.roofline import skips_zeros
 from cost_models.workload import LayerShape, LayerWorkload, Workload
 
 BYTES_PER_INDEX = 8

@@ -22,8 +22,11 @@ def no_progress(status: str) -> None:
 
 
 @contextmanager
-def progress_bar(description: str, total: int) -> Iterator[Advance]:
-    """Yield a function to call once per unit; draws on standard error when it is a terminal."""
+def progress_bar(description: str, total: int | None) -> Iterator[Advance]:
+    """Yield a function to call once per unit; draws on standard error when it is a terminal.
+
+    Without a total the bar shows that work goes on.
+    """
     if not sys.stderr.isatty():
         yield no_progress
         return

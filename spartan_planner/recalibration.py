@@ -17,12 +17,13 @@ from cost_models import (
     Workload,
 )
 from cost_models.latency import LatencyCost
-from cost_models.roofline import LayerClass, roofline_class
+from cost_models.layer_work import LayerClass
+from cost_models.roofline import roofline_class
 from spartan_planner.errors import ProfileError
 from spartan_planner.export_metadata import lowered_layers
 from spartan_planner.planning import Plan
 
-LOWERED_CLASS: LayerClass = "lowered"
+LOWERED_CLASSES: tuple[LayerClass, ...] = ("lowered", "lowered_linear")
 _SUFFIX = " (recalibrated)"
 """Behind the name of a profile that is no longer what was measured layer by layer."""
 
@@ -94,11 +95,14 @@ def _classes(
     profile: DeviceProfile, dense_factor: float, sparse_factor: float
 ) -> tuple[RooflineClass, ...]:
     """Every class by its factor; lowered forms get a class of their own where they had none."""
-    lowered = replace(roofline_class(profile.roofline, LOWERED_CLASS), layer_class=LOWERED_CLASS)
-    dense = [item for item in profile.roofline.classes if item.layer_class != LOWERED_CLASS]
+    lowered = [
+        replace(roofline_class(profile.roofline, name), layer_class=name)
+        for name in LOWERED_CLASSES
+    ]
+    dense = [item for item in profile.roofline.classes if item.layer_class not in LOWERED_CLASSES]
     return (
         *(_slower(item, dense_factor) for item in dense),
-        _slower(lowered, sparse_factor),
+        *(_slower(item, sparse_factor) for item in lowered),
     )
 
 

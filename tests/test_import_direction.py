@@ -18,6 +18,8 @@ TORCH_FREE = (
     "spartan_planner",
     "spartan_planner.planning",
     "spartan_planner.lowering",
+    "spartan_planner.lowering.files",
+    "spartan_planner.lowering.measuring",
     "spartan_planner.profiling",
     "spartan_planner.graph_skeleton",
     "spartan_planner.onnx_workload",
@@ -117,6 +119,7 @@ sys.exit(run(sys.argv[1:]))
     [
         (("profile", "w.yaml", "-o", "p.yaml", "--rounds", "1"), 0),
         (("verify", "m.onnx", "--rounds", "5"), 0),
+        (("lower", "m.onnx", "-o", "l.onnx", "--measure"), 0),
         (("profiles",), 0),
         (("cost-models",), 0),
         (("inspect", "torch.nn:Identity", "--input-shape", "1,2"), 2),

@@ -101,8 +101,9 @@ def test_every_time_moves_by_its_factor_and_nothing_else_moves(dense_factor, spa
             ]
     classes = {item.layer_class: item for item in found.roofline.classes}
     (any_class,) = WHOLE.roofline.classes
-    assert set(classes) == {"any", "lowered"}
-    for name, factor in (("any", dense_factor), ("lowered", sparse_factor)):
+    assert set(classes) == {"any", "lowered", "lowered_linear"}
+    factors = dict.fromkeys(classes, sparse_factor) | {"any": dense_factor}
+    for name, factor in factors.items():
         assert classes[name].compute_efficiency == any_class.compute_efficiency / factor
         assert classes[name].bandwidth_efficiency == any_class.bandwidth_efficiency / factor
         assert classes[name].overhead_ms == any_class.overhead_ms * factor
