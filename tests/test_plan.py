@@ -29,12 +29,13 @@ from spartan_planner.errors import InfeasibleBudgetError, PlanError, UsageError
 from spartan_planner.planning import (
     Budget,
     LayerValues,
+    PlanRequest,
     Schedule,
     make_plan,
     parse_budget,
+    profile_fingerprint,
     value_curve,
 )
-from spartan_planner.planning.plan import profile_fingerprint
 from spartan_planner.profiling.treatments import candidate_layouts
 
 ROUNDING = 1e-12
@@ -57,7 +58,7 @@ class MadeUpWeights:
             value_curve(block_values(layer, layout), layout.block_sizes(layer.shape.weight_shape))
             for layout in layouts
         )
-        return LayerValues(curves[0].value if curves else 1.0, curves)
+        return LayerValues(curves[0].value if curves else 1.0, curves, checksum=0)
 
 
 def lowerable(layer: LayerWorkload):
@@ -67,11 +68,16 @@ def lowerable(layer: LayerWorkload):
 def plan_for(text, workload=None, profile=None, layouts=lowerable, **options):
     workload = workload or small_workload()
     budgets = [parse_budget(part) for part in text.split()]
-    return make_plan(workload, MadeUpWeights(), budgets, layouts, profile=profile, **options)
+    shapes = options.pop("input_shapes", ())
+    request = PlanRequest(budgets, profile, layouts, **options)
+    return make_plan(workload, MadeUpWeights(), request, input_shapes=shapes)
 
 
 def counted(plan, cost: str, profile=None) -> float:
-    """The plan's cost, counted anew from the cost models and the planned densities."""
+    """The plan's cost, counted anew from the cost models and the planned densities.
+
+    All sparse layers are lowered: here that always pays.
+    """
     workload, model = small_workload(), cost_model(cost)
     total = model.rest(workload, profile)
     for planned in plan.layers:
@@ -187,7 +193,7 @@ def test_infeasible_budget_asks_for_one_that_is_feasible(text):
 def test_a_budget_is_needed_and_one_on_each_cost():
     for budgets in ([], [Budget("flops", 0.5, True), Budget("flops", 0.4, True)]):
         with pytest.raises(UsageError, match="at least one, and at most one on each cost"):
-            make_plan(small_workload(), MadeUpWeights(), budgets, lowerable)
+            make_plan(small_workload(), MadeUpWeights(), PlanRequest(budgets, layouts=lowerable))
 
 
 def test_several_budgets_are_all_met():

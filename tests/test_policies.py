@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cost_models import LayerWorkload, Layout
 from spartan_planner.errors import InfeasibleBudgetError, UsageError
-from spartan_planner.planning import ArrayWeights, Policy, make_plan, parse_budget
+from spartan_planner.planning import ArrayWeights, PlanRequest, Policy, make_plan, parse_budget
 from spartan_planner.planning.policies import parse_policy
 
 BINS = 0.02
@@ -38,13 +38,12 @@ def arrays(seed=0):
 
 
 def plan_by(policy, budgets, layout="element", seed=0):
-    return make_plan(
-        WORKLOAD,
-        ArrayWeights(arrays(seed)),
+    request = PlanRequest(
         [parse_budget(text) for text in budgets],
-        lambda layer: [Layout.parse(layout)] if layer.shape.op == "conv2d" else [],
+        layouts=lambda layer: [Layout.parse(layout)] if layer.shape.op == "conv2d" else [],
         policy=policy,
     )
+    return make_plan(WORKLOAD, ArrayWeights(arrays(seed)), request)
 
 
 def scale_intervals(plan, weight_of):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cost_models import Layout, ModelTiming
 from spartan_planner.errors import ProfileError
-from spartan_planner.planning import ArrayWeights, make_plan, parse_budget
+from spartan_planner.planning import ArrayWeights, PlanRequest, make_plan, parse_budget
 from spartan_planner.profiling.treatments import candidate_layouts
 from spartan_planner.recalibration import calibrated, dense_ms, file_ms, recalibrated
 
@@ -34,13 +34,12 @@ def weights() -> ArrayWeights:
 
 
 def plan_by(profile, budget="latency=60%"):
-    return make_plan(
-        WORKLOAD,
-        weights(),
+    request = PlanRequest(
         [parse_budget(budget)],
+        profile,
         lambda layer: [Layout.parse(TILE)] if candidate_layouts(layer.shape) else [],
-        profile=profile,
     )
+    return make_plan(WORKLOAD, weights(), request)
 
 
 PLANS = {name: plan_by(profile) for name, profile in PROFILES.items()}

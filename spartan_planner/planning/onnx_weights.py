@@ -71,7 +71,7 @@ class OnnxWeights:
         """
         tensor = self._tensor(layer.name)
         if self.uses[layer.name][0].weight.is_quantized:
-            return LayerValues(0.0, ())
+            return LayerValues(0.0, (), 0)
         array = self._array(layer.name, tensor)
         if self._is_transposed(layer.name):
             array = array.T
