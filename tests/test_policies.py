@@ -138,3 +138,10 @@ def test_policies_by_name(policy):
 def test_a_policy_of_another_name_is_refused(text):
     with pytest.raises(UsageError, match="known are: cost, uniform, erk, magnitude"):
         parse_policy(text)
+
+
+@pytest.mark.parametrize("policy", [Policy.UNIFORM, Policy.ERK, Policy.MAGNITUDE])
+def test_what_no_policy_can_meet_is_told_as_such(policy):
+    with pytest.raises(InfeasibleBudgetError, match="cannot be reached: the least achievable is"):
+        plan_by(policy, ["params=0.1%"])
+
