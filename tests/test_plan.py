@@ -211,6 +211,54 @@ def test_nothing_to_prune_is_refused():
         plan_for("flops=50%", layouts=lambda _: [])
 
 
+STORED = "it is stored transposed, as [in 64, out 64]"
+
+
+def fixed(*names):
+    return workload_of(
+        *(
+            replace(layer, prunable=False, not_prunable_because=STORED)
+            if layer.name in names
+            else layer
+            for layer in small_workload().layers
+        )
+    )
+
+
+def test_the_reason_why_nothing_can_be_pruned_is_told():
+    everything = [layer.name for layer in small_workload().layers]
+    with pytest.raises(PlanError) as caught:
+        plan_for("flops=50%", fixed(*everything))
+    assert "no layer of small can be pruned: it is stored transposed (such as b" in str(
+        caught.value
+    )
+    with pytest.raises(PlanError, match=r"considered; 1 layer\(s\) never can, it is stored"):
+        plan_for("flops=50%", fixed("a.weight"), layouts=lambda _: [])
+
+
+def test_many_weights_that_cannot_be_pruned_are_told():
+    (warning,) = plan_for("params=80%", fixed("a.weight")).warnings
+    assert warning == (
+        "1 of 4 layers with 32% of the weights cannot be pruned: it is stored transposed (such as "
+        "a.weight)"
+    )
+    assert plan_for("params=80%", fixed("stem.weight")).warnings == ()
+
+
+@pytest.mark.parametrize("latency", ["100%", "130%"])
+def test_a_layout_that_never_pays_is_masked_for_the_cost_that_it_does_save(latency):
+    """Lowered it would be slower than dense; for the operations alone it is kept, zeros and all."""
+    shape = conv_shape(64, 64)
+    workload = workload_of(LayerWorkload("a", shape, 64))
+    profile = profile_of(timing_of(shape, (TILE,), 1.0, 1.1))
+    plan = plan_for(f"latency={latency} flops=55%", workload, profile)
+    time, flops = plan.budgets
+    (layer,) = plan.sparse_layers
+    assert plan.lowered_layers() == frozenset()
+    assert time.predicted == time.dense <= time.asked
+    assert flops.predicted <= flops.asked < flops.predicted + layer.costs["flops"].per_block
+
+
 def test_latency_without_a_profile_is_refused():
     with pytest.raises(CostModelError, match="give a profile"):
         plan_for("latency=50%")

@@ -45,7 +45,9 @@ class Shortfall:
 
 def why_infeasible(shortfall: Shortfall) -> str:
     """Return the sentence for the user: what is the least, and what to do."""
-    short = np.flatnonzero(shortfall.least * (1 + _ROUNDING) > shortfall.asked)
+    short = np.flatnonzero(
+        (shortfall.least * (1 + _ROUNDING) > shortfall.asked) & (shortfall.asked < shortfall.dense)
+    )
     if short.size:
         return "; and ".join(_unreachable(shortfall, int(index)) for index in short)
     if shortfall.by_policy is None:

@@ -5,15 +5,21 @@ from collections.abc import Sequence
 from cost_models import DeviceProfile, Layout
 from spartan_planner.planning.document import PlanLayer
 from spartan_planner.planning.estimate_warnings import estimate_warnings
+from spartan_planner.planning.fixed_layers import fixed_layers_warning
 from spartan_planner.planning.problem import PlanProblem
 
 
 def plan_warnings(
     problem: PlanProblem, planned: Sequence[PlanLayer], profile: DeviceProfile | None
 ) -> tuple[str, ...]:
-    """Return sentences about layouts that do not pay, figures estimated, and masked layers."""
+    """Return sentences about layouts that do not pay, fixed layers, estimates, masked layers."""
     estimated = estimate_warnings(problem.workload, planned, profile) if profile else ()
-    return (*_layouts_that_never_pay(problem), *estimated, *_masked_warnings(planned))
+    return (
+        *_layouts_that_never_pay(problem),
+        *fixed_layers_warning(problem.workload),
+        *estimated,
+        *_masked_warnings(planned),
+    )
 
 
 def _layouts_that_never_pay(problem: PlanProblem) -> list[str]:

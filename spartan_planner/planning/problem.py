@@ -19,6 +19,7 @@ from spartan_planner.planning.allocation import Allocation, LayerChoice, allocat
 from spartan_planner.planning.bounds import LayerBound, bounds_of, require_matches
 from spartan_planner.planning.budget import Budget
 from spartan_planner.planning.candidates import Costs, LayerCandidates, SparseCandidate
+from spartan_planner.planning.fixed_layers import nothing_to_prune
 from spartan_planner.planning.forms import COUNTED_COSTS
 from spartan_planner.planning.infeasible import Shortfall, why_infeasible
 from spartan_planner.planning.layouts import rows_are_outputs
@@ -58,8 +59,11 @@ class PlanProblem:
     @property
     def dense(self) -> Costs:
         """``[budgets]``, cost of the dense model."""
-        # Summed as a plan's document does, so that 100 % of it is never a bit less.
-        columns = zip(*(layer.dense.tolist() for layer in self.layers), strict=True)
+        return self._total([layer.dense for layer in self.layers])
+
+    def _total(self, costs: Sequence[Costs]) -> Costs:
+        """Sum as a plan's document does, so that 100 % of the dense cost is never a bit less."""
+        columns = zip(*(cost.tolist() for cost in costs), strict=True)
         return np.array(
             [rest + sum(c) for rest, c in zip(self.rest.tolist(), columns, strict=True)]
         )
@@ -89,19 +93,44 @@ class PlanProblem:
         """
         if np.all(self.asked >= self.dense):
             return _all_dense(self.layers)
-        limits = np.minimum(self.asked, self.dense) - self.rest
-        limits = limits - np.abs(self.asked) * ROUNDING
         try:
-            if policy is not Policy.COST:
-                return allocate_by_policy(policy, self.workload.layers, self.layers, limits)
-            return allocate(self.layers, limits, table=table, hint=hint)
+            return self._within_limits(policy, table, hint)
         except InfeasibleBudgetError as error:
-            raise InfeasibleBudgetError(why_infeasible(self._shortfall(policy, limits))) from error
+            raise InfeasibleBudgetError(why_infeasible(self._shortfall(policy))) from error
 
-    def _shortfall(self, policy: Policy, limits: Costs) -> Shortfall:
+    def _within_limits(
+        self, policy: Policy, table: PriceTable | None, hint: Costs | None
+    ) -> Allocation:
+        """Allocate so that no rounding takes a total above what was asked.
+
+        What may cost as much as dense is not held below it: often nothing can save that cost.
+        """
+        strict = self._limits
+        generous = np.where(
+            self.asked >= self.dense, self.dense * (1 + ROUNDING) - self.rest, strict
+        )
+        found = self._allocated(policy, generous, table, hint)
+        if np.all(self._total([choice.cost for choice in found.choices]) <= self.asked):
+            return found
+        return self._allocated(policy, strict, table, hint)
+
+    @property
+    def _limits(self) -> Costs:
+        """``[budgets]``, what the layers may cost; more than dense counts as dense."""
+        limits: Costs = np.minimum(self.asked, self.dense) * (1 - ROUNDING) - self.rest
+        return limits
+
+    def _allocated(
+        self, policy: Policy, limits: Costs, table: PriceTable | None, hint: Costs | None
+    ) -> Allocation:
+        if policy is not Policy.COST:
+            return allocate_by_policy(policy, self.workload.layers, self.layers, limits)
+        return allocate(self.layers, limits, table=table, hint=hint)
+
+    def _shortfall(self, policy: Policy) -> Shortfall:
         together = None
         if policy is not Policy.COST:
-            least = least_by_policy(policy, self.workload.layers, self.layers, limits)
+            least = least_by_policy(policy, self.workload.layers, self.layers, self._limits)
             together = policy.value, self.rest + least
         return Shortfall(
             self.budgets, self.models, self.layers, self.rest, self.dense, self.asked, together
@@ -128,11 +157,7 @@ def prepare(workload: Workload, weights: Weights, request: PlanRequest) -> PlanP
     read = [_candidates(layer, models, weights, request) for layer in workload.layers]
     layers = tuple(candidates for candidates, _ in read)
     if not any(layer.sparse for layer in layers):
-        raise PlanError(
-            f"no layer of {workload.model} can be pruned in the layouts that are considered; "
-            "block layouts need convolutions whose inputs are a multiple of 16 (at least 32) and "
-            "whose outputs are a multiple of 32"
-        )
+        raise PlanError(nothing_to_prune(workload))
     fingerprint = weights_fingerprint({candidates.name: bits for candidates, bits in read})
     budgets = tuple(request.budgets)
     none = np.zeros(len(names))
