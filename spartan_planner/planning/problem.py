@@ -117,7 +117,8 @@ class PlanProblem:
     @property
     def _limits(self) -> Costs:
         """``[budgets]``, what the layers may cost; more than dense counts as dense."""
-        limits: Costs = np.minimum(self.asked, self.dense) * (1 - ROUNDING) - self.rest
+        limits: Costs = np.minimum(self.asked, self.dense) - self.rest
+        limits -= np.abs(self.asked) * ROUNDING
         return limits
 
     def _allocated(
