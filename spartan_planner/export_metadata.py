@@ -18,10 +18,6 @@ PLAN_KEY = "spartan_planner.plan"
 
 LOWERED = "lowered"
 
-COUNTED_COSTS = frozenset({"params", "flops"})
-"""Costs that count what is not zero and so do not depend on the form of the file; any other, such
-as the bytes of the file or the time on a device, is the dense one where zeros are only masked."""
-
 
 @document
 @dataclass(frozen=True)
@@ -100,39 +96,18 @@ class ExportMetadata:
 def lowered_layers(plan: Plan, kept_sizes: Mapping[str, float]) -> frozenset[str]:
     """Return the layers whose zero blocks are worth skipping, when so many whole blocks are kept.
 
-    A layer is lowered where that saves any budgeted cost that depends on the form of the file:
-    where it saves none, dense cannot exceed a budget that lowered would keep.  Where no budget
-    depends on the form the device's time decides, and without a device the first budget.
+    The plan's own rule: a layer is lowered where that saves any budgeted cost that depends on the
+    form of the file (``planning.forms``).
     """
-    deciding = _deciding_costs(plan)
-    return frozenset(
-        layer.name
-        for layer in plan.sparse_layers
-        if any(
-            layer.costs[cost].sparse(kept_sizes[layer.name]) < layer.costs[cost].dense
-            for cost in deciding
-        )
-    )
+    return plan.lowered_layers(kept_sizes)
 
 
-def _deciding_costs(plan: Plan) -> list[str]:
-    by_form = [budget.cost for budget in plan.budgets if budget.cost not in COUNTED_COSTS]
-    if by_form:
-        return by_form
-    known = {cost.cost for cost in plan.all_costs}
-    return ["latency"] if "latency" in known else [plan.budgets[0].cost]
-
-
-def _executed(
-    plan: Plan, cost: PlanBudget, kept_sizes: Mapping[str, float], lowered: frozenset[str]
-) -> float:
-    """Return a cost of a file in which these layers are lowered and all others dense."""
-    if cost.cost in COUNTED_COSTS:
-        return plan.predicted(cost.cost, dict(kept_sizes))
+def _executed(plan: Plan, cost: PlanBudget, kept_sizes: Mapping[str, float], form: str) -> float:
+    """Return a cost of a file in that form; lowered layers are those that the plan says."""
+    if form == LOWERED:
+        return plan.predicted(cost.cost, kept_sizes)
     return cost.rest + sum(
-        layer.costs[cost.cost].sparse(kept_sizes[layer.name])
-        if layer.name in lowered
-        else layer.costs[cost.cost].dense
+        layer.predicted(cost.cost, kept_sizes.get(layer.name), lowered=False)
         for layer in plan.layers
     )
 
@@ -145,10 +120,8 @@ def metadata_of(plan: Plan, kept_sizes: Mapping[str, float], form: str) -> Expor
         kept_sizes: for each sparse layer.
         form: ``lowered``, or one that multiplies zeros like a dense one.
     """
-    lowered = lowered_layers(plan, kept_sizes) if form == LOWERED else frozenset[str]()
     costs = tuple(
-        replace(cost, predicted=_executed(plan, cost, kept_sizes, lowered))
-        for cost in plan.all_costs
+        replace(cost, predicted=_executed(plan, cost, kept_sizes, form)) for cost in plan.all_costs
     )
     densities = {
         layer.name: min(1.0, kept_sizes[layer.name] / layer.num_whole_blocks)

@@ -134,11 +134,15 @@ def plan_table(plan: Plan) -> Table:
     for budget in plan.budgets:
         table.add_column(f"dense {budget.unit}", justify="right")
         table.add_column(f"predicted {budget.unit}", justify="right")
+    lowered = plan.lowered_layers()
     for layer in plan.layers:
         figures = [
             f"{figure:.4g}"
             for budget in plan.budgets
-            for figure in (layer.costs[budget.cost].dense, layer.predicted(budget.cost))
+            for figure in (
+                layer.costs[budget.cost].dense,
+                layer.predicted(budget.cost, lowered=layer.name in lowered),
+            )
         ]
         blocks = f"{layer.num_kept_blocks}/{layer.num_blocks}" if layer.is_sparse else "all"
         table.add_row(layer.name, layer.layout, f"{layer.density:.1%}", blocks, *figures)
