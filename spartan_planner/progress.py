@@ -22,9 +22,9 @@ def no_progress(status: str) -> None:
 
 
 @contextmanager
-def progress_bar(description: str, total: int) -> Iterator[Advance]:
+def progress_bar(description: str, total: int, is_shown: bool = True) -> Iterator[Advance]:
     """Yield a function to call once per unit; draws on standard error when it is a terminal."""
-    if not sys.stderr.isatty():
+    if not is_shown or not sys.stderr.isatty():
         yield no_progress
         return
     columns = (

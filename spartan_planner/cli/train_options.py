@@ -88,9 +88,7 @@ AccumulationSteps = Annotated[
         "ACCELERATE_GRADIENT_ACCUMULATION_STEPS",
     ),
 ]
-Workers = Annotated[
-    int, _speed("--workers", "Processes that load data, beside each that trains.")
-]
+Workers = Annotated[int, _speed("--workers", "Processes that load data, beside each that trains.")]
 
 RunDir = Annotated[
     Path | None,
@@ -107,9 +105,7 @@ CheckpointEpochs = Annotated[
 CheckpointSteps = Annotated[
     int | None, _kept("--checkpoint-steps", "And after every so many steps; not without.")
 ]
-KeepCheckpoints = Annotated[
-    int, _kept("--keep-checkpoints", "How many, the newest, to keep.")
-]
+KeepCheckpoints = Annotated[int, _kept("--keep-checkpoints", "How many, the newest, to keep.")]
 LogSteps = Annotated[int, _kept("--log-steps", "Steps between two lines of the log.")]
 Trackers = Annotated[
     list[str] | None,

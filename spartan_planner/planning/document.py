@@ -89,6 +89,8 @@ class PlanLayer:
             dense.
         density: planned share of elements kept.
         costs: by cost model, the layer's linear cost (where dense, only ``dense`` counts).
+        min_kept_blocks: blocks, the most valuable first, that are kept whatever the price: a
+            bound's minimum density, or the first rank slice of a balanced layout.
     """
 
     name: str
@@ -99,9 +101,12 @@ class PlanLayer:
     kept_size: float
     density: float
     costs: dict[str, LinearCost]
+    min_kept_blocks: int = 0
 
     def __post_init__(self) -> None:
         """Refuse layouts and counts that contradict themselves."""
+        if not 0 <= self.min_kept_blocks <= self.num_kept_blocks:
+            raise ValueError("min_kept_blocks must lie between 0 and num_kept_blocks")
         if self.layout != DENSE:
             Layout.parse(self.layout)
             if not 0 < self.num_kept_blocks <= self.num_blocks:
@@ -136,16 +141,21 @@ class Schedule:
 
     Attributes:
         budget_fraction: share of the steps over which the budget falls from dense to the target.
-        sharpening_fraction: share of the steps over which beta rises linearly from 1 to its target.
+        sharpening_fraction: share of the steps over which beta rises linearly to its target.
         frozen_fraction: share of the steps, at the end, in which the mask stands still.
-        beta: target sharpness for blocks of one element; multiplied by the square root of the
-            number of elements in a block.
+        beta: target sharpness, in the unit of ``beta_rule``.
+        method: ``spartan``, ``dual_averaging``, ``magnitude`` or ``fixed``.
+        beta_rule: ``paper``: beta is for blocks of one element, rises from 1, and is multiplied by
+            the square root of the number of elements in a block; ``spread``: beta is for blocks
+            that lie one mean surplus (of the kept blocks over the price) above the price.
     """
 
     budget_fraction: float = 0.2
     sharpening_fraction: float = 0.8
     frozen_fraction: float = 0.2
     beta: float = 10.0
+    method: Literal["spartan", "dual_averaging", "magnitude", "fixed"] = "spartan"
+    beta_rule: Literal["paper", "spread"] = "paper"
 
     def __post_init__(self) -> None:
         """Refuse phases that do not fit into one training run."""

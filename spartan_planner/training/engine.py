@@ -48,11 +48,14 @@ class TrainingResult:
         accuracy: share of test labels that are predicted.
         losses: mean training loss of each epoch.
         stats: the sparsifier's figures at the end; empty without a plan.
+        resumed_at_step: optimizer steps that had been done when the run was resumed; 0 for one
+            that was not.
     """
 
     accuracy: float
     losses: tuple[float, ...]
     stats: dict[str, Any] = field(default_factory=dict)
+    resumed_at_step: int = 0
 
 
 def train(
@@ -90,7 +93,8 @@ def train(
         recorder = _open_recorder(run, model, data, plan, recording)
         with closing(recorder) if recorder else nullcontext():
             position = recorder.resume() if recorder else Position()
-            for _ in range(position.step):
+            resumed_at_step = position.step
+            for _ in range(resumed_at_step):
                 advance("")
             while position.epoch < settings.num_epochs:
                 position = _train_epoch(run, recorder, position, advance)
@@ -98,7 +102,7 @@ def train(
         if run.sparsifier:
             run.sparsifier.finalize()
             stats = run.sparsifier.stats()
-        return TrainingResult(run.accuracy(), position.losses, stats)
+        return TrainingResult(run.accuracy(), position.losses, stats, resumed_at_step)
 
 
 @dataclass(frozen=True)
@@ -166,14 +170,25 @@ def _prepare(
     test_loader = make_loader(
         data.test, test_size, settings.seed, settings.num_workers, shuffle=False
     )
-    prepared = accelerator.prepare(model, optimizer, loader, test_loader, scheduler)
-    wrapped, stepped, *rest = prepared
+    wrapped, stepped, loader, test_loader, scheduler = accelerator.prepare(
+        model, optimizer, loader, test_loader, scheduler
+    )
     # After preparing, and on what the hooks of an optimizer are really called on.
     bare = accelerator.unwrap_model(wrapped, keep_torch_compile=False)
     sparsifier = Sparsifier(bare, plan, stepped.optimizer, total_steps) if plan else None
     if distillation:
         distillation.teacher.to(accelerator.device).eval().requires_grad_(False)
-    return _Run(accelerator, settings, wrapped, stepped, *rest, sparsifier, distillation)
+    return _Run(
+        accelerator,
+        settings,
+        wrapped,
+        stepped,
+        loader,
+        test_loader,
+        scheduler,
+        sparsifier,
+        distillation,
+    )
 
 
 def _open_recorder(

@@ -1,6 +1,7 @@
 """One process writes, all of them learn what came of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from accelerate import PartialState
@@ -27,3 +28,13 @@ def on_main_process(act: Callable[[], _Result]) -> _Result:
     if isinstance(said[1], SpartanPlannerError):
         raise said[1]
     return said[0]  # type: ignore[return-value]
+
+
+@contextmanager
+def joined_processes() -> Iterator[bool]:
+    """Join the processes that were launched together, for one command; yield whether it is main."""
+    state = PartialState()
+    try:
+        yield bool(state.is_main_process)
+    finally:
+        state.destroy_process_group()
