@@ -16,7 +16,7 @@ from spartan_planner.digits import digits_data
 OPTIONS = (
     *("--epochs", "4", "--batch-size", "32", "--accumulation-steps", "2", "--clip-norm", "1"),
     *("--optimizer", "adamw", "--learning-rate", "3e-3"),
-    *("--checkpoint-steps", "3", "--log-steps", "2", "--keep-checkpoints", "2"),
+    *("--checkpoint-steps", "3", "--log-steps", "1", "--keep-checkpoints", "2"),
 )
 NUM_STEPS = 4 * 7
 

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import random
+import signal
 import time
 
 import pytest
@@ -13,53 +14,66 @@ from spartan_planner.training.checkpointing import checkpoint_folders
 NUM_KILLS = 10
 
 
+def nothing():
+    pass
+
+
 @pytest.fixture(scope="module")
 def processes():
     """Processes that share the time of importing torch."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["resumable_run", "spartan_planner.training.engine"])
+    first = context.Process(target=nothing)
+    first.start()
+    first.join()
     return context
 
 
-@pytest.fixture(scope="module", params=["dense", "plan"])
-def uninterrupted(request, processes, tmp_path_factory):
-    folder = tmp_path_factory.mktemp(request.param)
-    options = ()
-    if request.param == "plan":
-        resumable_run.noisy_plan(folder / "plan.yaml")
-        options = ("--plan", str(folder / "plan.yaml"))
+def run_to_the_end(processes, folder, *options):
     process = processes.Process(target=resumable_run.train, args=(folder, *options))
-    started = time.monotonic()
     process.start()
     process.join(120)
-    assert process.exitcode == 0
-    return folder / "run", options, time.monotonic() - started
+    return process.exitcode
 
 
-def kill_at(processes, folder, options, delay_s):
-    process = processes.Process(target=resumable_run.train, args=(folder, "--resume", *options))
+def run_and_kill(processes, folder, step, delay_s, *options):
+    """Run the command in a process of its own; kill it ``delay_s`` after it has logged a step."""
+    process = processes.Process(target=resumable_run.train, args=(folder, *options))
     process.start()
+    log = folder / "run" / "log.jsonl"
+    while process.is_alive() and step and f'"step": {step}, ' not in read(log):
+        time.sleep(0.002)
     process.join(delay_s)
-    was_running = process.is_alive()
     process.kill()
     process.join()
-    return was_running
+    assert process.exitcode == -signal.SIGKILL
 
 
-def test_a_killed_run_resumes_bit_for_bit(uninterrupted, processes, tmp_path):
-    whole, options, duration_s = uninterrupted
+def read(log):
+    return log.read_text(encoding="utf-8") if log.exists() else ""
+
+
+def test_a_killed_run_resumes_bit_for_bit(processes, tmp_path):
+    whole, folder = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    folder.mkdir()
+    resumable_run.noisy_plan(tmp_path / "plan.yaml")
+    plan = ("--plan", str(tmp_path / "plan.yaml"))
+    assert run_to_the_end(processes, whole, *plan) == 0
     moments = random.Random(0)
-    num_killed, steps = 0, set()
-    while num_killed < NUM_KILLS:
-        was_running = kill_at(processes, tmp_path, options, moments.uniform(0.1, duration_s))
-        num_killed += was_running
-        checkpoints = checkpoint_folders(tmp_path / "run" / "checkpoints")
-        steps |= {path.name for path in checkpoints[-1:]}
-        if not was_running:
-            break
-    assert not kill_at(processes, tmp_path, options, 120)
-    run = tmp_path / "run"
+    reached = set()
+    for step in sorted(moments.sample(range(resumable_run.NUM_STEPS - 1), NUM_KILLS)):
+        run_and_kill(processes, folder, step, moments.uniform(0, 0.05), "--resume", *plan)
+        reached |= {path.name for path in checkpoint_folders(folder / "run" / "checkpoints")[-1:]}
+    assert run_to_the_end(processes, folder, "--resume", *plan) == 0
+    # Else hardly anything was resumed in the middle.
+    assert len(reached) > NUM_KILLS // 2
+    expected, found = whole / "run", folder / "run"
     for name in ("log.jsonl", "log.csv"):
-        assert (run / name).read_bytes() == (whole / name).read_bytes()
-    expected, found = (load_file(folder / "weights.safetensors") for folder in (whole, run))
-    assert all(expected[name].equal(found[name]) for name in expected)
+        assert (found / name).read_bytes() == (expected / name).read_bytes()
+    weights = [load_file(run / "weights.safetensors") for run in (expected, found)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(weights[0][name].equal(weights[1][name]) for name in weights[0])
+    # Nothing half written is left over.
+    kept = [path.name for path in sorted((found / "checkpoints").iterdir())]
+    assert kept == ["step-000000027", "step-000000028"]

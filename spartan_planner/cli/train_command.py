@@ -27,7 +27,7 @@ def train_command(
     out: given.Out = None,
     plan: given.OptionalPlan = None,
     checkpoint: Checkpoint = None,
-    method: given.Method = "spartan",
+    method: given.Method = None,
     task: given.Task = "classification",
     epochs: given.Epochs = 6,
     batch_size: given.BatchSize = 64,

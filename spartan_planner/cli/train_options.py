@@ -42,7 +42,13 @@ OptionalPlan = Annotated[
     Path | None, typer.Option("--plan", help="The plan to train to; dense without one.")
 ]
 
-Method = Annotated[str, _learning("--method", "How to train to the plan.")]
+Method = Annotated[
+    str | None,
+    _learning(
+        "--method",
+        "How to train: spartan, dual_averaging, magnitude or fixed; as the plan says without.",
+    ),
+]
 Task = Annotated[
     str,
     _learning(

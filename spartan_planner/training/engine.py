@@ -175,7 +175,9 @@ def _prepare(
     )
     # After preparing, and on what the hooks of an optimizer are really called on.
     bare = accelerator.unwrap_model(wrapped, keep_torch_compile=False)
-    sparsifier = Sparsifier(bare, plan, stepped.optimizer, total_steps) if plan else None
+    sparsifier = (
+        Sparsifier(bare, plan, stepped.optimizer, total_steps, settings.method) if plan else None
+    )
     if distillation:
         distillation.teacher.to(accelerator.device).eval().requires_grad_(False)
     return _Run(

@@ -15,7 +15,7 @@ from typing import Any
 from spartan_planner.errors import DocumentError
 
 LOG, TABLE = "log.jsonl", "log.csv"
-_PER_LAYER = ("kept_sizes", "layers")
+_PER_LAYER = ("kept_sizes", "densities")
 """Figures of single layers: in the JSON lines only."""
 
 

@@ -33,7 +33,7 @@ class TrainingSettings:
         warmup_fraction: share of the steps in which ``cosine`` and ``constant`` rise from zero.
         task: ``classification`` or ``next_token``
             (:data:`spartan_planner.training.losses.NUM_LOGIT_DIMENSIONS`).
-        method: how the sparsifier trains to a plan.
+        method: how the sparsifier trains to a plan; None for the plan's own.
         num_accumulation_steps: parts that a batch is split into, one after the other.
         max_gradient_norm: gradients are scaled down to this norm; None leaves them.
         mixed_precision: ``no``, ``bf16`` or ``fp16``.
@@ -50,7 +50,7 @@ class TrainingSettings:
     schedule: str = "one_cycle"
     warmup_fraction: float = 0.0
     task: str = "classification"
-    method: str = "spartan"
+    method: str | None = None
     num_accumulation_steps: int = 1
     max_gradient_norm: float | None = None
     mixed_precision: str = "no"
