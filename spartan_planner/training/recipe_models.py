@@ -36,17 +36,17 @@ def convolution(num_inputs: int, num_outputs: int, stride: int) -> nn.Sequential
 
 
 def plain_cnn(num_channels: int = 1, width: float = 1.0) -> nn.Sequential:
-    """Four convolutions of 32, 64, 128 and 256 times ``width`` outputs, and a classifier.
+    """Four convolutions of 32, 64, 128 and 128 times ``width`` outputs, and a classifier.
 
-    Three of them halve the image; 392 k parameters at width 1.  Its first two layers are small
+    Three of them halve the image; 242 k parameters at width 1.  Its first two layers are small
     beside the others, as in most networks.
     """
-    widths = [max(1, round(outputs * width)) for outputs in (32, 64, 128, 256)]
+    widths = [max(1, round(outputs * width)) for outputs in (32, 64, 128, 128)]
     return nn.Sequential(
         convolution(num_channels, widths[0], 2),
         convolution(widths[0], widths[1], 2),
-        convolution(widths[1], widths[2], 1),
-        convolution(widths[2], widths[3], 2),
+        convolution(widths[1], widths[2], 2),
+        convolution(widths[2], widths[3], 1),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
         nn.Linear(widths[3], NUM_CLASSES),
