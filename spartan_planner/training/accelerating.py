@@ -17,6 +17,7 @@ from accelerate.utils import (
 from torch import nn
 
 from spartan_planner.errors import TrainingError
+from spartan_planner.training.processes import has_only_cpus
 from spartan_planner.training.settings import Recording, TrainingSettings
 
 _NUM_NUMPY_SEEDS = 2**32
@@ -44,6 +45,7 @@ def start_accelerator(settings: TrainingSettings, recording: Recording | None) -
     folder = recording.folder if recording else None
     try:
         accelerator = Accelerator(
+            cpu=has_only_cpus(),
             mixed_precision=settings.mixed_precision,
             gradient_accumulation_steps=settings.num_accumulation_steps,
             dataloader_config=DataLoaderConfiguration(
