@@ -130,7 +130,7 @@ def test_a_checkpoint_that_was_harmed_is_told_and_the_one_before_it_will_do(run,
     plan, recording = run
     newest = checkpoint_folders(recording.folder / "checkpoints")[-1]
     (newest / "state.json").write_text("{", encoding="utf-8")
-    with pytest.raises(DocumentError, match="remove .*step-000000012 to go on"):
+    with pytest.raises(DocumentError, match=r"remove .*step-000000012 to go on"):
         train(tiny_network(), data, SETTINGS, plan, recording=recording)
     shutil.rmtree(newest)
     model = tiny_network()
