@@ -1,6 +1,5 @@
 """A short training run that draws random numbers everywhere, for other processes to kill."""
 
-import os
 import random
 
 import numpy as np
@@ -10,10 +9,10 @@ from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 from cost_models import write_document
-from spartan_planner.cli.app import run
 from spartan_planner.digits import digits_data
 
-OPTIONS = (
+COMMAND = (
+    *("train", "resumable_run:network", "--data", "resumable_run:data", "--run-dir", "run"),
     *("--epochs", "4", "--batch-size", "32", "--accumulation-steps", "2", "--clip-norm", "1"),
     *("--optimizer", "adamw", "--learning-rate", "3e-3"),
     *("--checkpoint-steps", "3", "--log-steps", "1", "--keep-checkpoints", "2"),
@@ -61,11 +60,3 @@ def data():
     train, test = digits_data()
     # The last batch of a pass is a small one.
     return NoisyExamples(TensorDataset(*train[:209])), TensorDataset(*test[:64])
-
-
-def train(folder, *options):
-    """Run the command in ``folder`` and end this process with its exit code."""
-    os.chdir(folder)
-    torch.set_num_threads(1)
-    names = ("resumable_run:network", "--data", "resumable_run:data", "--run-dir", "run")
-    raise SystemExit(run(["train", *names, *OPTIONS, *options]))

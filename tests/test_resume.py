@@ -1,12 +1,12 @@
 """A run that is killed, again and again, ends as one that was not."""
 
-import multiprocessing
 import random
 import signal
 import time
 
 import pytest
-import resumable_run
+from forked_processes import run_command, warm_context
+from resumable_run import COMMAND, NUM_STEPS, noisy_plan
 from safetensors.torch import load_file
 
 from spartan_planner.training.checkpointing import checkpoint_folders
@@ -14,23 +14,13 @@ from spartan_planner.training.checkpointing import checkpoint_folders
 NUM_KILLS = 10
 
 
-def nothing():
-    pass
-
-
 @pytest.fixture(scope="module")
 def processes():
-    """Processes that share the time of importing torch."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["resumable_run", "spartan_planner.training.engine"])
-    first = context.Process(target=nothing)
-    first.start()
-    first.join()
-    return context
+    return warm_context()
 
 
 def run_to_the_end(processes, folder, *options):
-    process = processes.Process(target=resumable_run.train, args=(folder, *options))
+    process = processes.Process(target=run_command, args=(folder, (*COMMAND, *options)))
     process.start()
     process.join(120)
     return process.exitcode
@@ -38,7 +28,7 @@ def run_to_the_end(processes, folder, *options):
 
 def run_and_kill(processes, folder, step, delay_s, *options):
     """Run the command in a process of its own; kill it ``delay_s`` after it has logged a step."""
-    process = processes.Process(target=resumable_run.train, args=(folder, *options))
+    process = processes.Process(target=run_command, args=(folder, (*COMMAND, *options)))
     process.start()
     log = folder / "run" / "log.jsonl"
     while process.is_alive() and step and f'"step": {step}, ' not in read(log):
@@ -57,12 +47,12 @@ def test_a_killed_run_resumes_bit_for_bit(processes, tmp_path):
     whole, folder = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     folder.mkdir()
-    resumable_run.noisy_plan(tmp_path / "plan.yaml")
+    noisy_plan(tmp_path / "plan.yaml")
     plan = ("--plan", str(tmp_path / "plan.yaml"))
     assert run_to_the_end(processes, whole, *plan) == 0
     moments = random.Random(0)
     reached = set()
-    for step in sorted(moments.sample(range(resumable_run.NUM_STEPS - 1), NUM_KILLS)):
+    for step in sorted(moments.sample(range(NUM_STEPS - 1), NUM_KILLS)):
         run_and_kill(processes, folder, step, moments.uniform(0, 0.05), "--resume", *plan)
         reached |= {path.name for path in checkpoint_folders(folder / "run" / "checkpoints")[-1:]}
     assert run_to_the_end(processes, folder, "--resume", *plan) == 0

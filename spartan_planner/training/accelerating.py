@@ -17,6 +17,7 @@ from accelerate.utils import (
 from torch import nn
 
 from spartan_planner.errors import TrainingError
+from spartan_planner.training.processes import has_only_cpus
 from spartan_planner.training.settings import Recording, TrainingSettings
 
 _NUM_NUMPY_SEEDS = 2**32
@@ -44,6 +45,7 @@ def start_accelerator(settings: TrainingSettings, recording: Recording | None) -
     folder = recording.folder if recording else None
     try:
         accelerator = Accelerator(
+            cpu=has_only_cpus(),
             mixed_precision=settings.mixed_precision,
             gradient_accumulation_steps=settings.num_accumulation_steps,
             dataloader_config=DataLoaderConfiguration(
@@ -56,7 +58,7 @@ def start_accelerator(settings: TrainingSettings, recording: Recording | None) -
         )
     except ValueError as error:
         raise TrainingError(f"training cannot start as asked: {error}") from error
-    _require_even_parts(settings, accelerator)
+    _require_supported(settings, accelerator)
     _seed_generators(settings.seed + accelerator.process_index)
     return accelerator
 
@@ -85,7 +87,12 @@ def _require_trackers(recording: Recording | None) -> None:
             )
 
 
-def _require_even_parts(settings: TrainingSettings, accelerator: Accelerator) -> None:
+def _require_supported(settings: TrainingSettings, accelerator: Accelerator) -> None:
+    if settings.mixed_precision != "no" and not accelerator.native_amp:
+        raise TrainingError(
+            f"{settings.mixed_precision} cannot be trained on this {accelerator.device.type}; use "
+            "bf16 or no mixed precision"
+        )
     if accelerator.distributed_type in _REFUSED:
         raise TrainingError(
             f"training under {accelerator.distributed_type.value} is not supported; use one "

@@ -4,12 +4,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from spartan_planner.errors import SpartanPlannerError
 
 _Result = TypeVar("_Result")
+
+
+def has_only_cpus() -> bool:
+    """Whether training runs on the CPU; Accelerate joins processes there only when it is told."""
+    return not torch.accelerator.is_available()
 
 
 def on_main_process(act: Callable[[], _Result]) -> _Result:
@@ -33,7 +39,7 @@ def on_main_process(act: Callable[[], _Result]) -> _Result:
 @contextmanager
 def joined_processes() -> Iterator[bool]:
     """Join the processes that were launched together, for one command; yield whether it is main."""
-    state = PartialState()
+    state = PartialState(cpu=has_only_cpus())
     try:
         yield bool(state.is_main_process)
     finally:

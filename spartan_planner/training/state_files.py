@@ -36,7 +36,7 @@ def write_state(folder: Path, name: str, tree: object) -> None:
     """
     tensors: dict[str, Tensor] = {}
     plain = _to_plain(tree, "", tensors)
-    text = json.dumps(plain, allow_nan=False, indent=1) + "\n"
+    text = json.dumps(plain, allow_nan=False) + "\n"
     try:
         save_file(tensors, folder / f"{name}.safetensors")
         (folder / f"{name}.json").write_text(text, encoding="utf-8")
@@ -65,13 +65,15 @@ def _to_plain(tree: object, path: str, tensors: dict[str, Tensor]) -> object:
     if isinstance(tree, np.ndarray):
         tree = torch.from_numpy(tree)
     if isinstance(tree, Tensor):
+        while path in tensors:  # keys with dots in them
+            path += "_"
         # A copy: the format refuses tensors that share memory, and wants them contiguous.
         tensors[path] = tree.detach().to("cpu", copy=True).contiguous()
         return {_TENSOR: path}
     if isinstance(tree, Mapping):
         return _mapping_to_plain(tree, path, tensors)
     if isinstance(tree, list | tuple):
-        items = [_to_plain(item, f"{path}.{i}", tensors) for i, item in enumerate(tree)]
+        items = [_to_plain(item, f"{path}.{i}".lstrip("."), tensors) for i, item in enumerate(tree)]
         return {_TUPLE: items} if isinstance(tree, tuple) else items
     if isinstance(tree, float) and not math.isfinite(tree):
         return {_NUMBER: str(tree)}
@@ -83,7 +85,9 @@ def _to_plain(tree: object, path: str, tensors: dict[str, Tensor]) -> object:
 def _mapping_to_plain(
     tree: Mapping[Any, object], path: str, tensors: dict[str, Tensor]
 ) -> dict[str, object]:
-    values = {key: _to_plain(value, f"{path}.{key}", tensors) for key, value in tree.items()}
+    values = {
+        key: _to_plain(value, f"{path}.{key}".lstrip("."), tensors) for key, value in tree.items()
+    }
     if all(isinstance(key, str) and not key.startswith("$") for key in values):
         return values
     return {_PAIRS: [[key, value] for key, value in values.items()]}
