@@ -118,7 +118,8 @@ def torch_pruned(bench: Bench, share: float) -> tuple[nn.Module, Plan | None, fl
     ratio, _ = nearest(
         lambda value: next(prune_in_steps(bench, value, 1)), bench.latencies, share, rises=False
     )
-    epochs = np.array_split(range(bench.num_epochs_left), NUM_PRUNING_STEPS)
+    # Where there are fewer epochs than steps, they come last: nothing is pruned after training.
+    epochs = np.array_split(range(bench.num_epochs_left), NUM_PRUNING_STEPS)[::-1]
     steps = prune_in_steps(bench, ratio, NUM_PRUNING_STEPS)
     for model, part in zip(steps, epochs, strict=True):
         if len(part):
