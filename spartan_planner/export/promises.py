@@ -11,7 +11,6 @@ from spartan_planner.errors import ExportError, PlanError
 from spartan_planner.export.forms import Form
 from spartan_planner.export.kept_sizes import kept_sizes
 from spartan_planner.export_metadata import (
-    COUNTED_COSTS,
     LOWERED,
     ExportMetadata,
     InputRange,
@@ -20,6 +19,7 @@ from spartan_planner.export_metadata import (
 )
 from spartan_planner.extraction import model_fingerprint
 from spartan_planner.planning import Plan
+from spartan_planner.planning.forms import COUNTED_COSTS
 
 
 def promise_of(

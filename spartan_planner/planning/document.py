@@ -106,6 +106,8 @@ class PlanLayer:
 
     def __post_init__(self) -> None:
         """Refuse layouts and counts that contradict themselves."""
+        if not 0 <= self.min_kept_blocks <= self.num_kept_blocks:
+            raise ValueError("min_kept_blocks must lie between 0 and num_kept_blocks")
         if self.layout != DENSE:
             Layout.parse(self.layout)
             if not 0 < self.num_kept_blocks <= self.num_blocks:
@@ -156,16 +158,21 @@ class Schedule:
 
     Attributes:
         budget_fraction: share of the steps over which the budget falls from dense to the target.
-        sharpening_fraction: share of the steps over which beta rises linearly from 1 to its target.
+        sharpening_fraction: share of the steps over which beta rises linearly to its target.
         frozen_fraction: share of the steps, at the end, in which the mask stands still.
-        beta: target sharpness for blocks of one element; multiplied by the square root of the
-            number of elements in a block.
+        beta: target sharpness, in the unit of ``beta_rule``.
+        method: ``spartan``, ``dual_averaging``, ``magnitude`` or ``fixed``.
+        beta_rule: ``paper``: beta is for blocks of one element, rises from 1, and is multiplied by
+            the square root of the number of elements in a block; ``spread``: beta is for blocks
+            that lie one mean surplus (of the kept blocks over the price) above the price.
     """
 
     budget_fraction: float = 0.2
     sharpening_fraction: float = 0.8
     frozen_fraction: float = 0.2
     beta: float = 10.0
+    method: Literal["spartan", "dual_averaging", "magnitude", "fixed"] = "spartan"
+    beta_rule: Literal["paper", "spread"] = "paper"
 
     def __post_init__(self) -> None:
         """Refuse phases that do not fit into one training run."""

@@ -1,17 +1,12 @@
 """The profile behind a file, corrected by what verifying measured."""
 
-from dataclasses import replace
-
 from cost_models import DeviceProfile
 from spartan_planner.errors import PlanError, ProfileError, UsageError
 from spartan_planner.export_metadata import ExportMetadata
 from spartan_planner.planning.document import DENSE
-from spartan_planner.planning.plan import profile_fingerprint
-from spartan_planner.recalibration import calibrated
+from spartan_planner.planning import profile_fingerprint
+from spartan_planner.recalibration import Factors, recalibrated_by
 from spartan_planner.verification.results import Verification
-
-SUFFIX = " (recalibrated)"
-"""Behind the name of a profile that is no longer what was measured layer by layer."""
 
 
 def recalibrated_profile(
@@ -45,18 +40,17 @@ def recalibrated_profile(
             f"the file's promise was not made with this profile of {profile.name!r}; give the "
             "profile that the plan was made with"
         )
-    profile = replace(profile, name=profile.name.removesuffix(SUFFIX) + SUFFIX)
     dense_ms = found.dense_ms / found.device_speed_ratio
     dense_factor = dense_ms / promise.dense
     lowered_ms = sum(
         layer.predicted_ms or 0.0 for layer in metadata.layers if layer.layout != DENSE
     )
     if lowered_ms == 0:
-        return calibrated(profile, dense_factor, 1.0)
+        return recalibrated_by(profile, Factors(dense_factor, None))
     left_ms = dense_ms / found.speedup.measured - dense_factor * (promise.predicted - lowered_ms)
     if left_ms <= 0:
         raise ProfileError(
             f"the file took {found.sparse_ms:.4g} ms, no more than its dense layers alone should, "
             "so nothing is left for the lowered ones; profile this model on this device again"
         )
-    return calibrated(profile, dense_factor, left_ms / lowered_ms)
+    return recalibrated_by(profile, Factors(dense_factor, left_ms / lowered_ms))
