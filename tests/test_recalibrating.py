@@ -8,8 +8,7 @@ from builders import TILE, small_profile
 
 from spartan_planner.errors import PlanError, ProfileError, UsageError
 from spartan_planner.export_metadata import ExportMetadata, LayerPromise
-from spartan_planner.planning import PlanBudget, PlanProfile
-from spartan_planner.planning import profile_fingerprint
+from spartan_planner.planning import PlanBudget, PlanProfile, profile_fingerprint
 from spartan_planner.verification import Speedup, Verification
 from spartan_planner.verification.layer_times import LayerTimes, judged_layers
 from spartan_planner.verification.recalibrating import recalibrated_profile

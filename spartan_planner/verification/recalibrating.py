@@ -3,8 +3,8 @@
 from cost_models import DeviceProfile
 from spartan_planner.errors import PlanError, ProfileError, UsageError
 from spartan_planner.export_metadata import ExportMetadata
-from spartan_planner.planning.document import DENSE
 from spartan_planner.planning import profile_fingerprint
+from spartan_planner.planning.document import DENSE
 from spartan_planner.recalibration import Factors, recalibrated_by
 from spartan_planner.verification.results import Verification
 
