@@ -26,8 +26,8 @@ LayerClass = Literal[
 ``lowered_linear``: the same of a linear layer, its activations turned features-major and back."""
 
 MIN_TURNED_ROWS = 8
-"""From so many rows of activations on a lowered linear layer turns them features-major; fewer are
-multiplied as they are."""
+"""From so many rows of activations on, in one sample, a lowered linear layer turns them
+features-major; fewer are multiplied as they are, and the bias is added afterwards."""
 
 _BYTES_PER_INDEX = 8
 _BYTES: dict[str, int] = {
@@ -168,20 +168,22 @@ def lowered_work(shape: LayerShape, layout: Layout, share: float) -> LayerWork:
     filled = num_groups * layout.tile_outputs / outputs
     num_source_bytes = bytes_per_number(shape.dtype) * math.prod(shape.input_shape)
     gathered = num_source_bytes * num_groups * share
-    cut = dense.num_output_bytes if filled > 1 else 0.0
+    copied = dense.num_output_bytes if filled > 1 else 0.0
     turned = num_source_bytes + dense.num_output_bytes if is_turned(shape) else 0.0
+    is_biased_after = shape.op == "linear" and shape.has_bias and not is_turned(shape)
+    copied += dense.num_output_bytes * is_biased_after
     return LayerWork(
         num_flops=dense.num_flops * filled * share,
         num_weight_bytes=dense.num_weight_bytes * filled * share,
-        num_input_bytes=gathered + dense.num_input_bytes * num_groups * share + cut + turned,
-        num_output_bytes=gathered + dense.num_output_bytes * filled + cut + turned,
-        num_operations=2 + (filled > 1) + 2 * is_turned(shape),
+        num_input_bytes=gathered + dense.num_input_bytes * num_groups * share + copied + turned,
+        num_output_bytes=gathered + dense.num_output_bytes * filled + copied + turned,
+        num_operations=2 + (filled > 1) + 2 * is_turned(shape) + is_biased_after,
     )
 
 
 def is_turned(shape: LayerShape) -> bool:
     """Whether the lowered form transposes the activations of a layer, and back."""
-    return shape.op == "linear" and math.prod(shape.input_shape[-2:-1]) >= MIN_TURNED_ROWS
+    return shape.op == "linear" and max(shape.input_shape[:-1]) >= MIN_TURNED_ROWS
 
 
 def _num_outputs(shape: LayerShape) -> int:

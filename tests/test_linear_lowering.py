@@ -1,18 +1,17 @@
 """The lowered form of a linear layer: the same product, and the work that its graph really does."""
 
 import numpy as np
+import onnx
 import pytest
 from builders import linear_shape
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx.numpy_helper import to_array
 
-from cost_models import LayerShape, Layout
-from spartan_planner.lowering.linear import (
-    linear_layout_work,
-    linear_lowered_work,
-    pack_linear,
-)
-from spartan_planner.lowering.measuring import linear_network
+from cost_models import Layout
+from cost_models.layer_work import lowered_work
+from spartan_planner.lowering.linear import pack_linear
+from spartan_planner.runtimes.benchmark_network import lowered_network
 
 FLOAT64_ROUNDING = 1e-12
 """Absolute, for sums of at most a few dozen products of figures near 1, in another order."""
@@ -48,36 +47,23 @@ def test_batched_product_of_gathered_rows_equals_the_dense_product(
 
 
 @pytest.mark.parametrize("outputs", [128, 96], ids=["whole groups", "ragged"])
-@pytest.mark.parametrize("tokens", [(24,), ()], ids=["sequence", "vector"])
+@pytest.mark.parametrize("tokens", [(24,), (2,), ()], ids=["sequence", "few rows", "vector"])
 def test_work_is_that_of_the_emitted_graph(outputs, tokens):
-    shape = linear_shape(outputs, 64, tokens)
-    layout = Layout.parse("tile:64x1@16")
-    work = linear_layout_work(shape, layout, 1)
-    model = linear_network(shape, layout, 1)
-    nodes = [node for node in model.graph if node.op_type != "Reshape"]
+    shape, layout = linear_shape(outputs, 64, tokens), Layout.parse("tile:64x1@16")
+    work = lowered_work(shape, layout, share=1 / 4)
+    graph = onnx.load_from_string(lowered_network([shape], layout, [1]).model).graph
+    nodes = [node for node in graph.node if node.op_type != "Reshape"]
     assert work.num_operations == len(nodes)
-    packed = [
-        value.const_value.numpy()
-        for name, value in model.graph.initializers.items()
-        if "packed" in name
-    ]
+    packed = [to_array(item) for item in graph.initializer if "packed" in item.name]
     assert work.num_weight_bytes == sum(item.nbytes for item in packed)
     rows = int(np.prod(shape.input_shape[:-1]))
     assert work.num_flops == 2 * rows * sum(item.size for item in packed)
 
 
-def test_fewer_transposes_move_less():
-    shape = linear_shape(128, 64, (24,))
-    alone, end, inside = (linear_lowered_work(shape, 64, 16, count) for count in (2, 1, 0))
-    assert alone.num_bytes - end.num_bytes == 4 * 2 * 24 * 128
-    assert end.num_bytes - inside.num_bytes == 4 * 2 * 24 * 64
-
-
-def test_a_layout_that_may_need_padding_is_refused():
-    with pytest.raises(ValueError, match="is not balanced"):
-        linear_layout_work(LayerShape("linear", (8, 8), (1, 8)), Layout.parse("tile:4x1"), 1)
-
-
-def test_a_step_that_is_no_whole_vector_is_refused():
-    with pytest.raises(ValueError, match="multiple of 16"):
-        linear_network(linear_shape(64, 64, (24,)), Layout.parse("tile:32x1@8"), 1)
+def test_turning_moves_inputs_and_outputs_once_more():
+    layout = Layout.parse("tile:64x1@16")
+    few, many = (lowered_work(linear_shape(128, 64, (n,)), layout, 1 / 4) for n in (7, 8))
+    # Of seven rows the bias is added in an operation of its own; of eight in passing.
+    of_a_row = 4 * ((2 + 1) * 2 * 16 + 128)
+    assert few.num_bytes - few.num_weight_bytes == 7 * (of_a_row + 2 * 4 * 128)
+    assert many.num_bytes - many.num_weight_bytes == 8 * (of_a_row + 2 * 4 * (64 + 128))

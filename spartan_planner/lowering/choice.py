@@ -159,7 +159,7 @@ def _roofline_ms(layer: WeightNode, candidate: Candidate, profile: DeviceProfile
 
 def _class(layer: WeightNode, form: Form) -> LayerClass:
     if form.group_size:
-        return "lowered"
+        return "lowered_linear" if layer.kind == "linear" else "lowered"
     if layer.kind == "linear":
         return "linear" if layer.source_shape[-2] > 1 else "vector"
     return "conv" if layer.weight[0, 0].size > 1 else "pointwise"

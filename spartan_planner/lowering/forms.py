@@ -11,16 +11,13 @@ grouped         each group of ``group_size`` outputs reads inputs of its own: a 
 import math
 from dataclasses import dataclass
 
-from cost_models.layer_work import LayerWork
+from cost_models.layer_work import MIN_TURNED_ROWS, LayerWork
 from spartan_planner.lowering.structure import padded_width, zero_structure
 from spartan_planner.lowering.weight_nodes import WeightNode
 
 GROUP_SIZES = (16, 32, 64, 128, 256)
 STEP = 16
 """Inputs per group come in multiples of it, the runtimes' vector width (docs/measurements.md)."""
-
-MIN_GATHERED_ROWS = 8
-"""Fewer rows of activations than this run as rows, without transposes."""
 
 
 @dataclass(frozen=True)
@@ -143,4 +140,4 @@ def _work(
 
 def needs_transposes(layer: WeightNode) -> bool:
     """Whether a grouped linear layer turns its activations features-major."""
-    return max(layer.source_shape[:-1]) >= MIN_GATHERED_ROWS
+    return max(layer.source_shape[:-1]) >= MIN_TURNED_ROWS

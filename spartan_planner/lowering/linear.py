@@ -13,14 +13,11 @@ Everything here is what a layer's shape decides; :mod:`spartan_planner.lowering.
 the operators.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_models import LayerShape, Layout
-from cost_models.layer_work import LayerWork, bytes_per_number
 from spartan_planner.lowering.convolution import Weights, pack_convolution
 
 
@@ -75,64 +72,3 @@ def pack_linear(weight: Weights, group_size: int, step: int = 1) -> PackedLinear
         packed.inputs.reshape(packed.num_groups, width),
         packed.num_outputs,
     )
-
-
-def num_rows(shape: LayerShape) -> int:
-    """Return the rows of activations that one call of a linear layer multiplies."""
-    return math.prod(shape.input_shape[:-1])
-
-
-def linear_lowered_work(
-    shape: LayerShape, group_size: int, width: int, num_transposes: int = 2
-) -> LayerWork:
-    """Return the work of the lowered form of a linear layer.
-
-    Operators, in order: transpose, gather, grouped convolution with the bias, (slice), transpose;
-    for a single row: gather, batched product, (slice), (bias).
-
-    Args:
-        shape: of the dense layer.
-        group_size: outputs per group.
-        width: inputs that each group reads.
-        num_transposes: those that remain: 2 alone, 1 at either end of a chain, 0 inside one.
-
-    Raises:
-        CostModelError: the element type is not known.
-    """
-    rows, (outputs, inputs) = num_rows(shape), shape.weight_shape
-    num_groups = math.ceil(outputs / group_size)
-    num_filled = num_groups * group_size
-    transposes = num_transposes if rows > 1 else 0
-    # The first transpose moves the inputs, the second the outputs.
-    transposed = rows * (inputs * (transposes > 0) + outputs * (transposes > 1))
-    gathered = num_groups * width * rows
-    cut = outputs * rows if num_filled > outputs else 0
-    biased = outputs if shape.has_bias and rows == 1 else 0
-    size = bytes_per_number(shape.dtype)
-    return LayerWork(
-        num_flops=2.0 * num_filled * width * rows,
-        num_weight_bytes=float(size * num_filled * width),
-        num_input_bytes=float(size * (transposed + 2 * gathered + cut + biased)),
-        num_output_bytes=float(size * (transposed + gathered + num_filled * rows + cut + biased)),
-        num_operations=2 + transposes + (cut > 0) + (biased > 0),
-    )
-
-
-def linear_layout_work(
-    shape: LayerShape, layout: Layout, num_kept_blocks: int, num_transposes: int = 2
-) -> LayerWork:
-    """Return the work of a linear layer pruned in a balanced tile layout, lowered.
-
-    Args:
-        shape: of the dense layer.
-        layout: such as ``tile:64x1@16``.
-        num_kept_blocks: rank slices kept; at least one is stored.
-        num_transposes: as for :func:`linear_lowered_work`.
-
-    Raises:
-        ValueError: the layout is not balanced, so that its groups need not be equally wide.
-    """
-    if not layout.balanced_step:
-        raise ValueError(f"layout {layout} is not balanced; write one such as tile:64x1@16")
-    width = min(shape.weight_shape[1], max(1, num_kept_blocks) * layout.balanced_step)
-    return linear_lowered_work(shape, layout.tile_outputs, width, num_transposes)

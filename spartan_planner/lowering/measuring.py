@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from cost_models import LayerShape, Layout
 from spartan_planner.lowering.emitting import emit
-from spartan_planner.lowering.forms import STEP, Form
+from spartan_planner.lowering.forms import Form
 from spartan_planner.lowering.weight_nodes import WeightNode, find_weight_nodes
 from spartan_planner.onnx_sessions import Session, open_session, session_options
 
@@ -91,41 +90,3 @@ def _dense(layer: WeightNode, source: ir.Value, constants: list[ir.Value]) -> li
     product = ir.node("MatMul", operands, name="layer")
     product.outputs[0].name = "product"
     return [product] + [ir.node("Add", [product.outputs[0], *bias], name="biased")] * bool(bias)
-
-
-def linear_network(
-    shape: LayerShape, layout: Layout, num_kept_blocks: int, seed: int = 0
-) -> ir.Model:
-    """Return a model of one lowered linear layer, with so many random blocks kept, to be timed.
-
-    Args:
-        shape: of the dense layer; its activation has two or three dimensions.
-        layout: a balanced tile layout whose step is a multiple of 16.
-        num_kept_blocks: rank slices kept.
-        seed: of weights and of the choice of inputs.
-
-    Raises:
-        ValueError: another layout.
-    """
-    if not layout.balanced_step or layout.balanced_step % STEP:
-        raise ValueError(f"layout {layout} must be balanced in a step that is a multiple of {STEP}")
-    generator = np.random.default_rng(seed)
-    outputs, inputs = shape.weight_shape
-    weight = generator.standard_normal((outputs, inputs)).astype(shape.dtype)
-    for start in range(0, outputs, layout.tile_outputs):
-        unread = generator.permutation(inputs)[num_kept_blocks * layout.balanced_step :]
-        weight[start : start + layout.tile_outputs, unread] = 0
-    bias = np.zeros(outputs, shape.dtype) if shape.has_bias else None
-    node = ir.node("MatMul", [None, None])
-    layer = WeightNode(
-        "linear",
-        node,
-        None,
-        "layer",
-        weight,
-        bias,
-        ir.Value(name="x"),
-        node.outputs[0],
-        shape.input_shape,
-    )
-    return single_layer(layer, Form(group_size=layout.tile_outputs))
