@@ -167,6 +167,14 @@ def test_data_that_do_not_fit_are_explained():
         train(tiny_network(), DataSplit(wrong, wrong), SHORT)
 
 
+def test_examples_that_are_no_pairs_are_explained(digits):
+    alone = TensorDataset(torch.zeros(8, 1, 8, 8))
+    with pytest.raises(TrainingError, match="must be a pair of an input and a label"):
+        train(tiny_network(), DataSplit(alone, digits.test), SHORT)
+    with pytest.raises(TrainingError, match="must be a pair of an input and a label"):
+        evaluate(tiny_network(), alone)
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -187,6 +187,12 @@ def test_tensorboard_has_the_figures_of_the_log(data, tmp_path):
     events.Reload()
     assert events.Scalars("accuracy")[-1].value == pytest.approx(result.accuracy)
     assert len(events.Scalars("loss")) == 6 + 3
+    newest = checkpoint_folders(recording.folder / "checkpoints")[-1]
+    shutil.rmtree(newest)
+    train(tiny_network(), data, SETTINGS, recording=replace(recording, resume=True))
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    assert [event.step for event in events.Scalars("accuracy")] == [4, 8, 12]
 
 
 def test_wandb_keeps_an_offline_run(data, tmp_path, monkeypatch):

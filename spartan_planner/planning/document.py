@@ -172,7 +172,7 @@ class Schedule:
     frozen_fraction: float = 0.2
     beta: float = 10.0
     method: Literal["spartan", "dual_averaging", "magnitude", "fixed"] = "spartan"
-    beta_rule: Literal["paper", "spread"] = "paper"
+    beta_rule: Literal["paper", "spread"] = "spread"
 
     def __post_init__(self) -> None:
         """Refuse phases that do not fit into one training run."""

@@ -27,6 +27,7 @@ from spartan_planner.training.losses import (
     Distillation,
     compute_logits,
     distillation_loss,
+    inputs_and_labels,
     task_loss,
 )
 from spartan_planner.training.optimization import make_optimizer, make_scheduler, num_steps
@@ -217,9 +218,9 @@ def _train_epoch(
     run.model.train()
     window = LossWindow(run.accelerator)
     log_steps = recorder.recording.log_steps if recorder else _LOSS_CHECK_STEPS
-    for inputs, labels in batches_from(run.loader, position.epoch, position.num_batches):
+    for batch in batches_from(run.loader, position.epoch, position.num_batches):
         with run.accelerator.accumulate(run.model):
-            loss = run.loss(inputs, labels)
+            loss = run.loss(*inputs_and_labels(batch))
             num_parts = window.add_part(loss)
             run.accelerator.backward(loss)
             _step(run, window, position)

@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from spartan_planner.training.datasets import Examples
-from spartan_planner.training.losses import compute_logits, count_correct
+from spartan_planner.training.losses import compute_logits, count_correct, inputs_and_labels
 
 EVALUATION_BATCH_SIZE = 256
 """Examples per batch and process."""
@@ -28,8 +29,7 @@ def evaluate(model: nn.Module, examples: Examples, task: str = "classification")
     device = next(model.parameters()).device
     # A generator of its own: torch draws from it at the start of every pass.
     loader = DataLoader(examples, EVALUATION_BATCH_SIZE, generator=torch.Generator())
-    batches = (tuple(tensor.to(device) for tensor in (inputs, labels)) for inputs, labels in loader)
-    return share_correct(model, batches, task)
+    return share_correct(model, (send_to_device(batch, device) for batch in loader), task)
 
 
 @torch.no_grad()
@@ -53,7 +53,8 @@ def share_correct(
     was_training = model.training
     model.eval()
     num_correct = num_labels = 0
-    for inputs, labels in batches:
+    for batch in batches:
+        inputs, labels = inputs_and_labels(batch)
         counts = count_correct(compute_logits(model, inputs, labels, task), labels)
         correct, counted = (gather(counts) if gather else counts).sum(0).tolist()
         num_correct, num_labels = num_correct + correct, num_labels + counted

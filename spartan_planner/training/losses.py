@@ -21,6 +21,20 @@ NUM_LOGIT_DIMENSIONS = {"classification": 2, "next_token": 3}
 """
 
 
+def inputs_and_labels(batch: object) -> tuple[Any, Tensor]:
+    """Return the two parts of a batch.
+
+    Raises:
+        TrainingError: it is no pair of inputs and a tensor of labels.
+    """
+    if isinstance(batch, list | tuple) and len(batch) == 2 and isinstance(batch[1], Tensor):
+        return batch[0], batch[1]
+    raise TrainingError(
+        f"the data's batches are {type(batch).__name__} objects; an example must be a pair of an "
+        "input and a label"
+    )
+
+
 def logits_of(output: object) -> Tensor:
     """Return the logits in what a model returned: a tensor, or an object that holds ``logits``.
 

@@ -46,7 +46,7 @@ class Recorder:
         self._model = model
         self._parts = parts
         self._run_id, self._newest = on_main_process(lambda: open_run_folder(recording, facts))
-        self._start_trackers(facts)
+        self._facts = facts
 
     def resume(self) -> Position:
         """Put everything back to the newest checkpoint and return where it stands.
@@ -59,6 +59,7 @@ class Recorder:
             state = restore_state(self._newest, self._accelerator, self._model, self._parts)
             position, log_sizes = Position(**state["position"]), state["log_sizes"]
         self._log = on_main_process(lambda: RunLog(folder, log_sizes))
+        self._start_trackers(position.step)
         return position
 
     def log(self, record: Mapping[str, Any]) -> None:
@@ -93,12 +94,14 @@ class Recorder:
         )
         keep_newest(parent, self.recording.num_kept_checkpoints)
 
-    def _start_trackers(self, facts: Mapping[str, Any]) -> None:
+    def _start_trackers(self, step: int) -> None:
         if not self.recording.trackers:
             return
-        config = {name: v for name, v in flat_figures(facts).items() if v is not None}
-        self._accelerator.init_trackers(
-            _PROJECT,
-            config,
-            {"wandb": {"dir": str(self.recording.folder), "id": self._run_id, "resume": "allow"}},
-        )
+        config = {name: v for name, v in flat_figures(self._facts).items() if v is not None}
+        folder = str(self.recording.folder)
+        options = {
+            # What was logged after the checkpoint will be logged again.
+            "tensorboard": {"purge_step": step + 1} if step else {},
+            "wandb": {"dir": folder, "id": self._run_id, "resume": "allow"},
+        }
+        self._accelerator.init_trackers(_PROJECT, config, options)
