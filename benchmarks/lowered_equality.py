@@ -57,6 +57,7 @@ INDEX_BYTES = 8
 
 def compare_forms(model: nn.Module, inputs: Sequence[Tensor], folder: Path) -> dict[str, object]:
     """Prune a model in one shot, write it masked and lowered, and compare the two files."""
+    open_closed_branches(model)
     made = affordable_plan(model, inputs)
     if made is None:
         return {"num_lowered": 0, "note": "no layer can be lowered"}
@@ -75,6 +76,14 @@ def compare_forms(model: nn.Module, inputs: Sequence[Tensor], folder: Path) -> d
         "expected_bytes": expected,
         "size_excess": lowered.num_bytes / expected - 1,
     }
+
+
+@torch.no_grad()
+def open_closed_branches(model: nn.Module) -> None:
+    """Scale by one where an untrained model scales by zero: folded, such a layer would be empty."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.affine and not module.weight.any():
+            module.weight.fill_(1.0)
 
 
 def affordable_plan(model: nn.Module, inputs: Sequence[Tensor]) -> Plan | None:
