@@ -93,6 +93,7 @@ def lower_file(
         report = lower_model(model, shapes, profile, measure, advance)
     except _BROKEN as error:
         raise _not_valid(source, error) from error
+    _state_ranks_of_outputs(model.graph, shapes)
     with _folder_beside(target) as folder:
         written = _save(model, folder / target.name)
         _check(source, written)
@@ -100,6 +101,13 @@ def lower_file(
         size = sum(path.stat().st_size for path in folder.iterdir())
         _move(folder, target)
     return LoweredFile(target, report, difference, num_bytes, size)
+
+
+def _state_ranks_of_outputs(graph: ir.Graph, shapes: Shapes) -> None:
+    """Runtimes read files that leave the shape of an output out; valid ONNX states its rank."""
+    for output in graph.outputs:
+        if output.shape is None and str(output.name) in shapes:
+            output.shape = ir.Shape([None] * len(shapes[str(output.name)]))
 
 
 def _not_valid(path: Path, error: BaseException) -> ModelError:
