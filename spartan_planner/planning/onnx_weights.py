@@ -30,7 +30,7 @@ class OnnxWeights:
 
     Attributes:
         path: the file.
-        tensors: initializers and constants by name; external ones without their data.
+        tensors: initializers and constants by layer; external ones without their data.
         uses: the nodes that consume each of them.
     """
 
@@ -47,10 +47,12 @@ class OnnxWeights:
         """
         uses: dict[str, list[WeightUse]] = {}
         for use in weight_uses_of_onnx(path, input_shapes):
-            uses.setdefault(use.weight.name, []).append(use)
+            uses.setdefault(use.layer, []).append(use)
         # What is not an ONNX model was refused above.
         model = onnx.load(str(path), load_external_data=False)
-        tensors = {name: tensor for name, tensor in named_tensors(model) if name in uses}
+        stored = dict(named_tensors(model))
+        names = {layer: found[0].weight.name for layer, found in uses.items()}
+        tensors = {layer: stored[name] for layer, name in names.items() if name in stored}
         return OnnxWeights(path, tensors, uses)
 
     def stored_shape(self, layer: LayerWorkload) -> tuple[int, ...]:
