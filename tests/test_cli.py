@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from builders import profile_of
 
@@ -97,7 +98,18 @@ def test_the_readmes_path_for_a_model_of_ones_own(capsys):
         (("inspect",), "Missing argument"),
         (("inspect", "mine:network", "--input-shap", "1"), "No such option"),
         (("inspect", "mine:network"), "give either --input-shape"),
-        (("inspect", "mine:network", "--input-shape", "1,2"), "check --input-shape"),
+        (("inspect", "mine:network", "--input-shape", "1,2"), "(--input-shape or --inputs)"),
+        (("inspect", "mine:netwerk"), "did you mean network"),
+        (("inspect", "mine"), "write mine:FUNCTION"),
+        (("inspect", "mine.yaml"), "is a workload already"),
+        (
+            ("inspect", "mine:network", "--input-shape", "1,1,8,8", "--inputs", "x.npy"),
+            "not both",
+        ),
+        (
+            ("inspect", "mine:network", "--input-shape", "1,1,8,8", "--checkpoint", "mine.py"),
+            "neither a safetensors nor a torch file",
+        ),
         (("inspect", "mine:netwerk", "--input-shape", "1,1,8,8"), "did you mean network"),
         (("inspect", "resnet50", "--input-shape", "1,3,8,8"), "write torchvision:NAME"),
         (("profile", "none.yaml", "-o", "x"), "none.yaml does not exist"),
@@ -222,6 +234,13 @@ def test_inspect_of_a_model_without_values_says_what_is_missing(folder, capsys):
         read_document(folder / name, Workload, "workload") for name in ("w.yaml", "m.yaml")
     )
     assert meta == replace(real, graph="")
+
+
+def test_arrays_of_float64_are_used_as_the_model_is_and_that_is_said(folder, capsys):
+    np.save(folder / "x.npy", np.zeros((1, 1, 8, 8)))
+    code, _, err = call(capsys, "inspect", "mine:network", "--inputs", "x.npy")
+    assert code == 0
+    assert err.startswith("notice: the float64 arrays of x.npy are used as float32")
 
 
 @pytest.mark.usefixtures("folder")

@@ -32,8 +32,9 @@ from spartan_planner.cli.trial_options import (
 )
 from spartan_planner.console import show
 from spartan_planner.errors import UsageError
-from spartan_planner.planning import Bound, Budget, Plan, Policy, Schedule, parse_budget
+from spartan_planner.planning import Bound, Budget, Plan, Policy, Schedule
 from spartan_planner.planning.bounds import parse_bounds
+from spartan_planner.planning.budget import parse_budgets
 from spartan_planner.planning.policies import parse_policy
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def plan_command(
     if beta is not None and not 0 < beta < math.inf:
         raise UsageError(f"beta {beta} must be positive and finite")
     wish = _Wish(
-        [parse_budget(text) for text in budget],
+        parse_budgets(budget),
         [Layout.parse(text) for text in layout or ()],
         parse_bounds(keep_dense or (), min_density or (), layer_layout or ()),
         parse_policy(policy),
