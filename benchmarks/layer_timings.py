@@ -37,7 +37,7 @@ from cost_models import (
     Workload,
     write_document,
 )
-from cost_models.roofline import layer_work
+from cost_models.layer_work import layer_work
 from cost_models.shapes_digest import shapes_digest
 from spartan_planner.profiling.fit import fit_linear
 

@@ -39,8 +39,8 @@ def sweep_resnet50() -> dict[str, float]:
     from spartan_planner.extraction import extract_workload
     from spartan_planner.model_names import example_inputs, load_model
     from spartan_planner.plan_model import TorchWeights
-    from spartan_planner.planning import parse_budget, prepare
-    from spartan_planner.planning.plan_workload import chosen_from
+    from spartan_planner.planning import PlanRequest, parse_budget, prepare
+    from spartan_planner.planning.request import as_layouts
     from spartan_planner.planning.sweep import sweep
 
     model = load_model("torchvision:resnet50")
@@ -48,13 +48,8 @@ def sweep_resnet50() -> dict[str, float]:
     profile = load_profile("amd-epyc-9654")
     weights = TorchWeights(dict(model.named_parameters()))
     start = time.perf_counter()
-    problem = prepare(
-        workload,
-        weights,
-        [parse_budget("latency=30%")],
-        chosen_from(profile, LAYOUTS),
-        profile=profile,
-    )
+    request = PlanRequest([parse_budget("latency=30%")], profile, as_layouts(LAYOUTS))
+    problem = prepare(workload, weights, request)
     read = time.perf_counter()
     curve = sweep(problem, profile, num_points=NUM_POINTS)
     done = time.perf_counter()

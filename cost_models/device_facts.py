@@ -28,7 +28,7 @@ ELEMENT_TYPES = ("float64", "float32", "float16", "bfloat16", "int8")
 
 LAYER_CLASSES = (
     *("conv", "pointwise", "depthwise", "grouped", "linear", "vector", "embedding"),
-    *("transposed", "lowered", "any"),
+    *("transposed", "lowered", "lowered_linear", "any"),
 )
 """Classes of layers whose efficiencies a roofline states; ``any`` stands for all it leaves out."""
 

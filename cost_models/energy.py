@@ -18,10 +18,11 @@ from collections.abc import Iterable
 from cost_models.device_profile import DeviceProfile
 from cost_models.errors import CostModelError
 from cost_models.flops import FLOPS_PER_MAC
+from cost_models.layer_work import LayerWork, bytes_per_number, layer_work, lowered_work
 from cost_models.layout import Layout
 from cost_models.linear_cost import LinearCost
 from cost_models.memory import MemoryCost
-from cost_models.roofline import LayerWork, bytes_per_number, layer_work, lowered_work, skips_zeros
+from cost_models.roofline import skips_zeros
 from cost_models.workload import ActivationProduct, LayerWorkload, Workload
 
 JOULES_PER_PJ = 1e-12

@@ -9,11 +9,10 @@ import math
 from cost_models.device_profile import DeviceProfile
 from cost_models.errors import CostModelError
 from cost_models.layer_timing import LayerTiming
+from cost_models.layer_work import LayerWork, bytes_per_number
 from cost_models.layout import Layout, LayoutKind
 from cost_models.linear_cost import CostSource, LinearCost
 from cost_models.roofline import (
-    LayerWork,
-    bytes_per_number,
     dense_ms,
     lowered_ms,
     n_m_ms,
@@ -131,7 +130,8 @@ def _joint_source(sources: list[CostSource]) -> CostSource:
 def _require(profile: DeviceProfile | None) -> DeviceProfile:
     if profile is None:
         raise CostModelError(
-            "latency depends on the device; give a profile made by 'spartan-planner profile'"
+            "latency depends on the device; give a profile made by 'spartan-planner profile', or the "
+            "name of a bundled one ('spartan-planner profiles' lists them)"
         )
     return profile
 

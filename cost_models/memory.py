@@ -9,7 +9,7 @@ Which form is priced, for elements of ``b`` bytes and int64 indices of 8 bytes:
   the three bounds of a ``Slice`` cut them off again; bias and bounds are the fixed part;
 - everything else (``element``, unbalanced tiles, tiles of layers that are no plain convolution) is
   exported masked, a dense tensor with zeros: as large as dense, so that nothing is gained.  ONNX's
-  ``sparse_initializer`` would take less for few elements, but the exporter does not write it.
+  ``sparse_initializer`` takes less for few elements, but only files exported in that form hold it.
 
 Names, shapes and nodes are not counted (some ten to hundred bytes each), nor are buffers such as
 running statistics, which a workload does not know.
@@ -18,9 +18,10 @@ running statistics, which a workload does not know.
 import math
 
 from cost_models.device_profile import DeviceProfile
+from cost_models.layer_work import bytes_per_number
 from cost_models.layout import Layout
 from cost_models.linear_cost import LinearCost
-from cost_models.roofline import bytes_per_number, skips_zeros
+from cost_models.roofline import skips_zeros
 from cost_models.workload import LayerShape, LayerWorkload, Workload
 
 BYTES_PER_INDEX = 8

@@ -18,8 +18,8 @@ from cost_models import (
     Workload,
     cost_model,
 )
+from cost_models.layer_work import layer_class
 from cost_models.linear_cost import CostSource
-from cost_models.roofline import layer_class
 from spartan_planner.granularities import WORTHWHILE, Granularity, judge_granularities
 from spartan_planner.profiling.treatments import candidate_layouts
 

@@ -76,16 +76,16 @@ def assign_blocks(weight: Tensor, layout: Layout) -> tuple[Tensor, BlockAssignme
     num_blocks = layout.num_blocks(shape)
     if layout.kind is LayoutKind.N_M:
         groups = values.reshape(shape[0], -1, layout.num_of, *shape[2:])
-        block_of_tile = _ranks(groups, 2).reshape(shape)
+        block_of_tile = ranks_along(groups, 2).reshape(shape)
     elif layout.balanced_step:
-        block_of_tile = _ranks(values, 1) // layout.balanced_step
+        block_of_tile = ranks_along(values, 1) // layout.balanced_step
     else:
         return values.reshape(-1), BlockAssignment(tile, shape, None, num_blocks)
     assignment = BlockAssignment(tile, shape, block_of_tile, num_blocks)
     return assignment.sum_tiles(values), assignment
 
 
-def _ranks(values: Tensor, dim: int) -> Tensor:
+def ranks_along(values: Tensor, dim: int) -> Tensor:
     """Rank along a dimension, the greatest first, ties by position."""
     order = torch.argsort(values, dim=dim, descending=True, stable=True)
     ranks = torch.empty_like(order)

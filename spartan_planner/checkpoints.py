@@ -20,7 +20,10 @@ def save_weights(model: nn.Module, path: Path) -> None:
     """
     # Tied tensors share memory, which the format refuses; each name gets its own copy.
     state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    write_atomically(path, lambda temporary: save_file(state, temporary))
+    try:
+        write_atomically(path, lambda temporary: save_file(state, temporary))
+    except SafetensorError as error:
+        raise DocumentError(f"{path} cannot be written: {error}") from error
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

@@ -1,23 +1,57 @@
 """What an exported file says about itself; needs no torch."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
+from onnx import ModelProto
 
 from cost_models.documents import document, parse_document, to_plain
 from spartan_planner.errors import ModelError
 from spartan_planner.planning import Plan, PlanBudget, PlanProfile, plan_fingerprint
+from spartan_planner.planning.document import DENSE
 
 METADATA_KEY = "spartan_planner"
+PLAN_KEY = "spartan_planner.plan"
 
 LOWERED = "lowered"
 
-COUNTED_COSTS = frozenset({"params", "flops"})
-"""Costs that count what is not zero and so do not depend on the form of the file; any other, such
-as the bytes of the file or the time on a device, is the dense one where zeros are only masked."""
+
+@document
+@dataclass(frozen=True)
+class LayerPromise:
+    """What a layer of the file shall take.
+
+    Attributes:
+        name: the weight's name in the model.
+        layout: in which it is lowered; ``dense`` where it is not.
+        predicted_ms: its latency in this file; ``None`` where the plan knows no latency.
+        dense_ms: the same, were it dense.
+        nodes: names of the graph's nodes that compute it.
+    """
+
+    name: str
+    layout: str
+    predicted_ms: float | None
+    dense_ms: float | None
+    nodes: tuple[str, ...]
+
+
+@document
+@dataclass(frozen=True)
+class InputRange:
+    """Values of an input of the model, of which others can be made up.
+
+    Attributes:
+        dtype: element type, such as ``int64``.
+        low, high: least and greatest element of the example input.
+    """
+
+    dtype: str
+    low: float
+    high: float
 
 
 @document
@@ -28,13 +62,16 @@ class ExportMetadata:
     Attributes:
         model: what the user called the model.
         model_fingerprint: of the plan.
-        form: ``masked``, ``lowered``, or ``dense`` where no plan was given.
+        form: ``masked``, ``sparse``, ``lowered``, or ``dense`` where no plan was given.
         density: share of the weights of all layers that is kept.
         densities: the same for each pruned layer.
         costs: asked and predicted costs of this very file.
         profile: the profile behind the predictions; ``None`` where no device was needed.
         plan_fingerprint: of the plan; ``None`` without one.
         input_shapes: shapes of the example inputs, which the costs are for.
+        input_ranges: what their elements were.
+        weights_fingerprint: SHA-256 of the weights that were exported, whatever the form.
+        layers: what each layer of the plan shall take.
     """
 
     model: str
@@ -46,6 +83,9 @@ class ExportMetadata:
     profile: PlanProfile | None
     plan_fingerprint: str | None = None
     input_shapes: tuple[tuple[int, ...], ...] = ()
+    input_ranges: tuple[InputRange, ...] = ()
+    weights_fingerprint: str | None = None
+    layers: tuple[LayerPromise, ...] = ()
 
     @property
     def latency(self) -> PlanBudget | None:
@@ -56,39 +96,18 @@ class ExportMetadata:
 def lowered_layers(plan: Plan, kept_sizes: Mapping[str, float]) -> frozenset[str]:
     """Return the layers whose zero blocks are worth skipping, when so many whole blocks are kept.
 
-    A layer is lowered where that saves any budgeted cost that depends on the form of the file:
-    where it saves none, dense cannot exceed a budget that lowered would keep.  Where no budget
-    depends on the form the device's time decides, and without a device the first budget.
+    The plan's own rule: a layer is lowered where that saves any budgeted cost that depends on the
+    form of the file (``planning.forms``).
     """
-    deciding = _deciding_costs(plan)
-    return frozenset(
-        layer.name
-        for layer in plan.sparse_layers
-        if any(
-            layer.costs[cost].sparse(kept_sizes[layer.name]) < layer.costs[cost].dense
-            for cost in deciding
-        )
-    )
+    return plan.lowered_layers(kept_sizes)
 
 
-def _deciding_costs(plan: Plan) -> list[str]:
-    by_form = [budget.cost for budget in plan.budgets if budget.cost not in COUNTED_COSTS]
-    if by_form:
-        return by_form
-    known = {cost.cost for cost in plan.all_costs}
-    return ["latency"] if "latency" in known else [plan.budgets[0].cost]
-
-
-def _executed(
-    plan: Plan, cost: PlanBudget, kept_sizes: Mapping[str, float], lowered: frozenset[str]
-) -> float:
-    """Return a cost of a file in which these layers are lowered and all others dense."""
-    if cost.cost in COUNTED_COSTS:
-        return plan.predicted(cost.cost, dict(kept_sizes))
+def _executed(plan: Plan, cost: PlanBudget, kept_sizes: Mapping[str, float], form: str) -> float:
+    """Return a cost of a file in that form; lowered layers are those that the plan says."""
+    if form == LOWERED:
+        return plan.predicted(cost.cost, kept_sizes)
     return cost.rest + sum(
-        layer.costs[cost.cost].sparse(kept_sizes[layer.name])
-        if layer.name in lowered
-        else layer.costs[cost.cost].dense
+        layer.predicted(cost.cost, kept_sizes.get(layer.name), lowered=False)
         for layer in plan.layers
     )
 
@@ -99,12 +118,10 @@ def metadata_of(plan: Plan, kept_sizes: Mapping[str, float], form: str) -> Expor
     Args:
         plan: the plan.
         kept_sizes: for each sparse layer.
-        form: ``lowered``, or ``masked``, which stores and multiplies zeros like a dense one.
+        form: ``lowered``, or one that multiplies zeros like a dense one.
     """
-    lowered = lowered_layers(plan, kept_sizes) if form == LOWERED else frozenset[str]()
     costs = tuple(
-        replace(cost, predicted=_executed(plan, cost, kept_sizes, lowered))
-        for cost in plan.all_costs
+        replace(cost, predicted=_executed(plan, cost, kept_sizes, form)) for cost in plan.all_costs
     )
     densities = {
         layer.name: min(1.0, kept_sizes[layer.name] / layer.num_whole_blocks)
@@ -134,6 +151,42 @@ def metadata_of_dense(
     )
 
 
+def layer_promises(
+    plan: Plan,
+    kept_sizes: Mapping[str, float],
+    form: str,
+    nodes: Mapping[str, Sequence[str]],
+    knows_latency: bool = True,
+) -> tuple[LayerPromise, ...]:
+    """Return what each layer of a plan shall take in a file of this form.
+
+    Args:
+        plan: the plan.
+        kept_sizes: for each sparse layer, in whole blocks.
+        form: of the file.
+        nodes: names of the graph's nodes by layer.
+        knows_latency: whether the plan's latencies hold for this file.
+    """
+    lowered = lowered_layers(plan, kept_sizes) if form == LOWERED else frozenset[str]()
+    promises = []
+    for layer in plan.layers:
+        latency = layer.costs.get("latency") if knows_latency else None
+        is_lowered = layer.name in lowered
+        predicted = dense = latency.dense if latency else None
+        if latency and is_lowered:
+            predicted = latency.sparse(kept_sizes[layer.name])
+        layout = layer.layout if is_lowered else DENSE
+        promises.append(
+            LayerPromise(layer.name, layout, predicted, dense, tuple(nodes.get(layer.name, ())))
+        )
+    return tuple(promises)
+
+
+def dump_plan(plan: Plan) -> str:
+    """Return the text that is stored under :data:`PLAN_KEY`."""
+    return json.dumps(to_plain(plan))
+
+
 def dump_metadata(metadata: ExportMetadata) -> str:
     """Return the text that is stored under :data:`METADATA_KEY`."""
     return json.dumps(to_plain(metadata))
@@ -146,11 +199,36 @@ def read_metadata(path: Path) -> ExportMetadata | None:
         ModelError: the file is not an ONNX model.
         DocumentError: the metadata are damaged.
     """
+    return metadata_in(read_graph(path), path)
+
+
+def read_graph(path: Path) -> ModelProto:
+    """Read a model; weights in further files are left there.
+
+    Raises:
+        ModelError: the file is not an ONNX model.
+    """
     try:
-        model = onnx.load(path, load_external_data=False)
+        return onnx.load(path, load_external_data=False)
     except Exception as error:
         raise ModelError(f"{path} is not an ONNX file that can be read: {error}") from error
-    for item in model.metadata_props:
-        if item.key == METADATA_KEY:
-            return parse_document(item.value, ExportMetadata, f"metadata of {path}")
-    return None
+
+
+def metadata_in(model: ModelProto, path: Path) -> ExportMetadata | None:
+    """Return what a model read from a file says about itself, as :func:`read_metadata` does."""
+    text = _property(model, METADATA_KEY)
+    return None if text is None else parse_document(text, ExportMetadata, f"metadata of {path}")
+
+
+def plan_in(model: ModelProto, path: Path) -> Plan | None:
+    """Return the plan inside a model read from a file, or ``None`` where there is none.
+
+    Raises:
+        DocumentError: the plan is damaged, or of another version of this project.
+    """
+    text = _property(model, PLAN_KEY)
+    return None if text is None else parse_document(text, Plan, f"plan inside {path}")
+
+
+def _property(model: ModelProto, key: str) -> str | None:
+    return next((item.value for item in model.metadata_props if item.key == key), None)

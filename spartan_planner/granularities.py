@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cost_models import CostModelError, DeviceProfile, LayerWorkload, Layout
-from cost_models.roofline import dense_ms, is_lowerable, layer_class, n_m_ms, skips_zeros
+from cost_models.layer_work import is_lowerable, layer_class
+from cost_models.roofline import dense_ms, n_m_ms, skips_zeros
 
 N_M_PATTERN = "2:4"
 """The pattern that is judged on every device; others where the profile states a speed-up."""
@@ -65,7 +66,7 @@ def judge_granularities(
     for text, reason in (
         ("element", "no export leaves single zeros out"),
         ("tile:32x1", "only balanced tiles (tile:OUTx1@STEP) can be lowered"),
-        ("tile:32x1@16", "lowering has a form for convolutions without groups only"),
+        ("tile:32x1@16", "lowering has a form for plain convolutions and linear layers only"),
     ):
         idle = [layer for layer in layers if _gains_nothing(profile, layer, Layout.parse(text))]
         if idle:

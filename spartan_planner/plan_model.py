@@ -68,9 +68,9 @@ def plan(
         layouts=layouts,
         bounds=bounds,
         policy=policy,
+        schedule=schedule,
         input_shapes=shapes,
         input_dtypes=dtypes,
-        schedule=schedule,
     )
 
 

@@ -22,9 +22,12 @@ def no_progress(status: str) -> None:
 
 
 @contextmanager
-def progress_bar(description: str, total: int) -> Iterator[Advance]:
-    """Yield a function to call once per unit; draws on standard error when it is a terminal."""
-    if not sys.stderr.isatty():
+def progress_bar(description: str, total: int | None, is_shown: bool = True) -> Iterator[Advance]:
+    """Yield a function to call once per unit; draws on standard error when it is a terminal.
+
+    Without a total the bar shows that work goes on.
+    """
+    if not is_shown or not sys.stderr.isatty():
         yield no_progress
         return
     columns = (

@@ -27,7 +27,6 @@ from spartan_planner.report import (
     plan_table,
     profile_table,
     totals_table,
-    verification_table,
 )
 from spartan_planner.training import (
     DataSplit,
@@ -38,6 +37,7 @@ from spartan_planner.training import (
     train,
 )
 from spartan_planner.verification import Verification, VerifySettings, run_batch, verify
+from spartan_planner.verification_report import verification_table
 
 SUMMARY = "summary.json"
 BUDGET = {"latency": "50%"}

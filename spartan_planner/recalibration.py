@@ -4,8 +4,9 @@ What a profile says of a whole model is a sum over its layers: ``A d + S s`` wit
 ``A`` and the lowered part ``S`` of the profile, and two factors that two measurements determine.
 """
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import geometric_mean
 
 from cost_models import (
     DeviceProfile,
@@ -17,12 +18,13 @@ from cost_models import (
     Workload,
 )
 from cost_models.latency import LatencyCost
-from cost_models.roofline import LayerClass, roofline_class
+from cost_models.layer_work import LayerClass
+from cost_models.roofline import roofline_class
 from spartan_planner.errors import ProfileError
 from spartan_planner.export_metadata import lowered_layers
 from spartan_planner.planning import Plan
 
-LOWERED_CLASS: LayerClass = "lowered"
+LOWERED_CLASSES: tuple[LayerClass, ...] = ("lowered", "lowered_linear")
 _SUFFIX = " (recalibrated)"
 """Behind the name of a profile that is no longer what was measured layer by layer."""
 
@@ -94,11 +96,14 @@ def _classes(
     profile: DeviceProfile, dense_factor: float, sparse_factor: float
 ) -> tuple[RooflineClass, ...]:
     """Every class by its factor; lowered forms get a class of their own where they had none."""
-    lowered = replace(roofline_class(profile.roofline, LOWERED_CLASS), layer_class=LOWERED_CLASS)
-    dense = [item for item in profile.roofline.classes if item.layer_class != LOWERED_CLASS]
+    lowered = [
+        replace(roofline_class(profile.roofline, name), layer_class=name)
+        for name in LOWERED_CLASSES
+    ]
+    dense = [item for item in profile.roofline.classes if item.layer_class not in LOWERED_CLASSES]
     return (
         *(_slower(item, dense_factor) for item in dense),
-        _slower(lowered, sparse_factor),
+        *(_slower(item, sparse_factor) for item in lowered),
     )
 
 
@@ -145,22 +150,34 @@ def dense_ms(workload: Workload, profile: DeviceProfile) -> float:
     return latency.rest(workload, profile) + layers
 
 
-def recalibrated(
+@dataclass(frozen=True)
+class Factors:
+    """By what the times of a profile are to be multiplied.
+
+    Attributes:
+        dense: of dense forms.
+        sparse: of lowered ones; ``None`` where nothing lowered was measured.
+    """
+
+    dense: float
+    sparse: float | None
+
+
+def measured_factors(
     profile: DeviceProfile,
     workload: Workload,
     plan: Plan,
     kept_sizes: Mapping[str, float],
     measured_dense_ms: float,
     measured_ms: float,
-) -> DeviceProfile:
-    """Return the profile that predicts what was measured for a plan's lowered file.
+) -> Factors:
+    """Return the factors by which a profile predicts what was measured for a plan's lowered file.
 
     The dense factor is measured over predicted dense latency; the sparse one makes ``file_ms`` of
-    this plan the measured latency.  It is 1 where no layer of the file is lowered.  The profile's
-    name then says that it was recalibrated.
+    this plan the measured latency.
 
     Args:
-        profile: behind the plan.
+        profile: any profile.
         workload: that the plan was made for.
         plan: that was measured.
         kept_sizes: of its sparse layers in the file, in whole blocks.
@@ -171,9 +188,8 @@ def recalibrated(
         ProfileError: the lowered layers would have to take no time at all.
     """
     factor = measured_dense_ms / dense_ms(workload, profile)
-    profile = replace(profile, name=profile.name.removesuffix(_SUFFIX) + _SUFFIX)
     if not lowered_layers(plan, kept_sizes):
-        return calibrated(profile, factor, 1.0)
+        return Factors(factor, None)
     once, twice = (
         file_ms(workload, plan, kept_sizes, calibrated(profile, factor, share))
         for share in (1.0, 2.0)
@@ -186,4 +202,42 @@ def recalibrated(
             f"({once - lowered_ms:.4g} ms, by the dense model's {measured_dense_ms:.4g} ms), so "
             "nothing is left for the lowered ones; profile this model on this device again"
         )
-    return calibrated(profile, factor, left_ms / lowered_ms)
+    return Factors(factor, left_ms / lowered_ms)
+
+
+def averaged(factors: Sequence[Factors]) -> Factors:
+    """Return the geometric means of several measurements' factors, at least one.
+
+    What scatters from one measurement to the next is averaged out; what is always so stays.
+    """
+    sparse = [item.sparse for item in factors if item.sparse is not None]
+    dense = geometric_mean([item.dense for item in factors])
+    return Factors(dense, geometric_mean(sparse) if sparse else None)
+
+
+def recalibrated_by(profile: DeviceProfile, factors: Factors) -> DeviceProfile:
+    """Return the profile with its times multiplied; its name says that it was recalibrated.
+
+    Lowered forms of which nothing was measured stay as they are.
+
+    Raises:
+        ProfileError: as ``calibrated``.
+    """
+    named = replace(profile, name=profile.name.removesuffix(_SUFFIX) + _SUFFIX)
+    return calibrated(named, factors.dense, 1.0 if factors.sparse is None else factors.sparse)
+
+
+def recalibrated(
+    profile: DeviceProfile,
+    workload: Workload,
+    plan: Plan,
+    kept_sizes: Mapping[str, float],
+    measured_dense_ms: float,
+    measured_ms: float,
+) -> DeviceProfile:
+    """Return the profile that predicts what was measured for a plan's lowered file.
+
+    Arguments and errors are those of ``measured_factors``.
+    """
+    factors = measured_factors(profile, workload, plan, kept_sizes, measured_dense_ms, measured_ms)
+    return recalibrated_by(profile, factors)

@@ -12,15 +12,24 @@ from spartan_planner.planning import Plan, PlanBudget
 from spartan_planner.planning.compare import DevicePlan
 from spartan_planner.planning.sweep import Curve
 from spartan_planner.trial_rounds import Trial
-from spartan_planner.verification import Verification
 
 _SCALES = {"FLOPs": (1e6, "MFLOPs"), "parameters": (1e6, "M parameters"), "bytes": (1e6, "MB")}
 
 
+_JOULES = ((1.0, "J"), (1e-3, "mJ"), (1e-6, "uJ"))
+
+
 def amount(figure: float, unit: str) -> str:
     """Return a figure with its unit, scaled for reading: ``3.79 ms``, ``512 MFLOPs``."""
-    scale, name = _SCALES.get(unit, (1.0, unit))
+    scale, name = _readable(unit, figure)
     return f"{figure / scale:.4g} {name}"
+
+
+def _readable(unit: str, figure: float) -> tuple[float, str]:
+    """What to divide a figure by for reading, and what the unit is called then."""
+    if unit == "J":
+        return next((step for step in _JOULES if figure >= step[0]), _JOULES[-1])
+    return _SCALES.get(unit, (1.0, unit))
 
 
 def workload_table(workload: Workload) -> Table:
@@ -132,21 +141,32 @@ def plan_table(plan: Plan) -> Table:
     table.add_column("layout", no_wrap=True)
     for heading in ("density", "kept blocks"):
         table.add_column(heading, justify="right")
+    scales = {}
     for budget in plan.budgets:
-        table.add_column(f"dense {budget.unit}", justify="right")
-        table.add_column(f"predicted {budget.unit}", justify="right")
+        scales[budget.cost], unit = _energy_scale(budget)
+        table.add_column(f"dense {unit}", justify="right")
+        table.add_column(f"predicted {unit}", justify="right")
+    lowered = plan.lowered_layers()
     for layer in plan.layers:
         figures = [
-            f"{figure:.4g}"
+            f"{figure / scales[budget.cost]:.4g}"
             for budget in plan.budgets
-            for figure in (layer.costs[budget.cost].dense, layer.predicted(budget.cost))
+            for figure in (
+                layer.costs[budget.cost].dense,
+                layer.predicted(budget.cost, lowered=layer.name in lowered),
+            )
         ]
         blocks = f"{layer.num_kept_blocks}/{layer.num_blocks}" if layer.is_sparse else "all"
         table.add_row(layer.name, layer.layout, f"{layer.density:.1%}", blocks, *figures)
     if any(budget.rest for budget in plan.budgets):
-        rests = [f"{budget.rest:.4g}" for budget in plan.budgets for _ in range(2)]
+        rests = [f"{b.rest / scales[b.cost]:.4g}" for b in plan.budgets for _ in range(2)]
         table.add_row("(rest)", "", "", "", *rests)
     return table
+
+
+def _energy_scale(budget: PlanBudget) -> tuple[float, str]:
+    """One unit for all layers: joules of a whole model are far too large for them."""
+    return _readable("J", budget.dense) if budget.unit == "J" else (1.0, budget.unit)
 
 
 def totals_table(costs: tuple[PlanBudget, ...]) -> Table:
@@ -216,36 +236,6 @@ def comparison_table(found: Sequence[DevicePlan]) -> Table:
                 f"{item.density:.1%}",
                 *("-" if f is None else amount(f, total.unit) for f in elsewhere),
             )
-    return table
-
-
-def verification_table(result: Verification) -> Table:
-    """Latency asked, predicted and measured, and the speed-up."""
-    table = Table(title=f"Verification, {result.num_threads} thread(s)")
-    table.add_column("figure")
-    table.add_column("value", justify="right")
-    rows = (
-        ("dense, measured", result.dense_ms),
-        ("asked", result.asked_ms),
-        ("predicted", result.predicted_ms),
-        ("sparse, measured", result.sparse_ms),
-    )
-    for name, figure in rows:
-        if figure is not None:
-            table.add_row(name, f"{figure:.3f} ms")
-    if result.speedup:
-        low, high = result.speedup.ci95
-        if result.speedup.predicted:
-            table.add_row("speed-up, predicted", f"{result.speedup.predicted:.2f}x")
-        measured = f"{result.speedup.measured:.2f}x (95 % interval {low:.2f} to {high:.2f})"
-        table.add_row("speed-up, measured", measured)
-    if result.asked_ms is not None:
-        slower = f"{result.device_speed_ratio:.2f}x the profile's time"
-        table.add_row("device now, by the yardstick", slower)
-    promise = {True: "kept", False: "missed", None: "none: no latency was asked for"}
-    table.add_row("promise", promise[result.ok])
-    for note in result.notes:
-        table.add_row("note", note)
     return table
 
 

@@ -5,7 +5,7 @@ import math
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -17,14 +17,14 @@ from spartan_planner.errors import (
     ProfileError,
     UsageError,
 )
-from spartan_planner.export import export_onnx, prune_one_shot
+from spartan_planner.export import Form, export_onnx, prune_one_shot
 from spartan_planner.export.kept_sizes import kept_sizes
 from spartan_planner.export_metadata import LOWERED, metadata_of
 from spartan_planner.extraction import extract_workload, inputs_for
 from spartan_planner.planning import Plan, PlanBudget
 from spartan_planner.profiling.device import this_device, this_runtime
 from spartan_planner.progress import Advance, no_progress
-from spartan_planner.recalibration import recalibrated
+from spartan_planner.recalibration import averaged, measured_factors, recalibrated_by
 from spartan_planner.trial_rounds import Trial, TrialRound
 from spartan_planner.verification import VerifySettings, verify
 
@@ -167,6 +167,9 @@ def converge(
 ) -> Trial:
     """Plan, measure and recalibrate in turn, until predicted and measured latency agree.
 
+    The given profile is recalibrated by the mean of what all rounds so far have found, so that
+    measurements that scatter do not drive the plans to and fro.
+
     Args:
         make_plan: plans by a profile.
         measure: measures a plan.
@@ -177,8 +180,10 @@ def converge(
     Raises:
         PlanError: the first plan is infeasible, or a plan tells no latency.
     """
-    plan, rounds, measurements = make_plan(profile), list[TrialRound](), list[MeasuredPlan]()
+    given, plan = profile, make_plan(profile)
+    plans, rounds, measurements = list[Plan](), list[TrialRound](), list[MeasuredPlan]()
     while True:
+        plans.append(plan)
         measurements.append(measure(plan))
         rounds.append(_round(plan, measurements))
         if rounds[-1].worst_error <= settings.tolerance:
@@ -186,20 +191,27 @@ def converge(
         if len(rounds) == settings.max_rounds:
             return Trial(plan, profile, tuple(rounds), _why_not(rounds, settings.tolerance))
         try:
-            better = recalibrated(
-                profile,
-                workload,
-                plan,
-                measurements[-1].kept_sizes,
-                rounds[-1].measured_dense_ms,
-                rounds[-1].measured_ms,
-            )
+            better = _better(given, workload, plans, measurements)
             plan, profile = make_plan(better), better
         except InfeasibleBudgetError as error:
             reason = f"by what was measured the budget cannot be met: {error}"
             return Trial(plan, profile, tuple(rounds), reason)
         except ProfileError as error:
             return Trial(plan, profile, tuple(rounds), str(error))
+
+
+def _better(
+    given: DeviceProfile,
+    workload: Workload,
+    plans: Sequence[Plan],
+    measurements: Sequence[MeasuredPlan],
+) -> DeviceProfile:
+    dense_ms = statistics.median(item.dense_ms for item in measurements)
+    factors = [
+        measured_factors(given, workload, plan, item.kept_sizes, dense_ms, dense_ms / item.speedup)
+        for plan, item in zip(plans, measurements, strict=True)
+    ]
+    return recalibrated_by(given, averaged(factors))
 
 
 def _round(plan: Plan, measurements: Sequence[MeasuredPlan]) -> TrialRound:
@@ -262,8 +274,9 @@ class _Files:
             export_onnx(pruned, None, self.inputs, self.dense)
         prune_one_shot(pruned, plan)
         path = self.folder / "lowered.onnx"
-        export_onnx(pruned, plan, self.inputs, path)
-        found = verify(path, plan, dense=self.dense, settings=self.settings, advance=self.advance)
+        export_onnx(pruned, plan, self.inputs, path, form=Form.LOWERED)
+        settings = replace(self.settings, is_detailed=False)
+        found = verify(path, plan, dense=self.dense, settings=settings, advance=self.advance)
         assert found.dense_ms is not None
         assert found.speedup is not None
         low, high = found.speedup.ci95

@@ -152,9 +152,10 @@ def small_plan() -> Plan:
         }
 
     return Plan(
-        schema_version=2,
+        schema_version=3,
         model="small",
         model_fingerprint="f" * 64,
+        weights_fingerprint="e" * 64,
         input_shapes=((1, 3, 8, 8),),
         input_dtypes=("float32",),
         profile=PlanProfile(

@@ -7,7 +7,7 @@ import pytest
 from builders import conv_shape, linear_shape, profile_of, timing_of, workload_of
 from rich.console import Console
 
-from cost_models import Fact, LayerWorkload, Layout, Sample, SparseTiming, cost_model
+from cost_models import Fact, LayerShape, LayerWorkload, Layout, Sample, SparseTiming, cost_model
 from cost_models.roofline import dense_ms, n_m_ms
 from spartan_planner.advice import DENSITIES, advise
 from spartan_planner.granularities import WORTHWHILE
@@ -17,7 +17,9 @@ ROUNDING = 1e-12
 """Relative; sums of a few float64."""
 
 TILE, OTHER = "tile:32x1@16", "tile:64x1@16"
-CONV, POINT, HEAD = conv_shape(64, 64), conv_shape(64, 64, 1), linear_shape(10, 64)
+CONV, POINT = conv_shape(64, 64), conv_shape(64, 64, 1)
+HEAD = LayerShape("linear", (10, 64), (1, 1, 1, 64), has_bias=True)
+"""Of a rank that lowering has no form for."""
 LAYERS = (
     LayerWorkload("a", CONV, 64),
     LayerWorkload("b", conv_shape(64, 128), 64),

@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 
 from cost_models import Layout, UnknownNameError
 from spartan_planner.errors import InfeasibleBudgetError, UsageError
-from spartan_planner.planning import ArrayWeights, Bound, Policy, make_plan, parse_budget
+from spartan_planner.planning import (
+    ArrayWeights,
+    Bound,
+    PlanRequest,
+    Policy,
+    make_plan,
+    parse_budget,
+)
 from spartan_planner.planning.bounds import bounds_of, parse_bounds, require_matches
 
 WORKLOAD = small_workload()
@@ -22,14 +29,10 @@ def plan_with(bounds, budget="params=40%", policy=Policy.COST):
         layer.name: generator.standard_normal(layer.shape.weight_shape, np.float32)
         for layer in WORKLOAD.layers
     }
-    return make_plan(
-        WORKLOAD,
-        ArrayWeights(arrays),
-        [parse_budget(budget)],
-        lambda _: [ELEMENT, TILE],
-        bounds=bounds,
-        policy=policy,
+    request = PlanRequest(
+        [parse_budget(budget)], layouts=[ELEMENT, TILE], bounds=bounds, policy=policy
     )
+    return make_plan(WORKLOAD, ArrayWeights(arrays), request)
 
 
 def layer_of(plan, name):

@@ -2,12 +2,13 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from builders import profile_of
 
-from cost_models import Workload, read_document, write_document
+from cost_models import DeviceProfile, Workload, read_document, write_document
 from spartan_planner.cli.app import run
 from spartan_planner.graph_skeleton import graph_of_text
 
@@ -28,6 +29,27 @@ class Ending(nn.Linear):
 class Deciding(nn.Linear):
     def forward(self, x):
         return super().forward(x if x.sum() > 0 else -x)
+
+class Tokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(50, 8)
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, ids):
+        return self.layer(self.embedding(ids))
+
+def tokens():
+    return Tokens()
+
+def bert():
+    from model_zoo import import_models
+    transformers = import_models("transformers")
+    config = transformers.AutoConfig.for_model(
+        "bert", hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=64, vocab_size=50,
+    )
+    return transformers.AutoModel.from_config(config)
 
 def lazy():
     return nn.LazyLinear(2)
@@ -84,11 +106,44 @@ def test_the_readmes_path_for_a_model_of_ones_own(capsys):
     code, out, _ = call(capsys, *verify, "--tolerance", 100, "--json")
     assert code == 0, _
     assert set(json.loads(out)) >= {"latency_ms", "speedup", "ok"}
-    code, out, _ = call(capsys, "export", "mine:network", "--plan", "plan.yaml", "-o", "m.onnx")
+    # A masked file has no lowered layers, so that its dense twin alone corrects the profile.
+    masked = ("export", "mine:network", "--plan", "plan.yaml", "--form", "masked")
+    code, out, _ = call(capsys, *masked, "-o", "m.onnx")
     assert code == 0, _
-    assert "written to m.onnx" in out
+    assert "written to m.onnx: form masked" in out
+    assert "no checkpoint: the initial weights were pruned in one shot" in out
+    verify = ("verify", "m.onnx", "--dense", "d.onnx", "--rounds", 10, "--tolerance", 100)
+    corrected = ("--layers", "--profile", "p.yaml", "--recalibrated", "r.yaml")
+    code, out, _ = call(capsys, *verify, *corrected)
+    assert code == 0, _
+    assert "(rest)" in out
+    assert read_document(Path("r.yaml"), DeviceProfile, "profile").name == "box (recalibrated)"
     for command in (("profiles", "p.yaml"), ("cost-models",), ("inspect", "mine:network", *shape)):
         assert call(capsys, *command)[0] == 0
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_planned_language_model_is_exported_with_token_ids_of_the_planned_shape(capsys):
+    plan = ("plan", "mine:bert", "--input-shape", "1,6", "-b", "flops=70%", "-o", "p.yaml")
+    assert call(capsys, *plan)[0] == 0
+    code, out, _ = call(capsys, "export", "mine:bert", "--plan", "p.yaml", "-o", "m.onnx", "--json")
+    assert code == 0, _
+    figures = json.loads(out)
+    assert (figures["form"], figures["pruned_in_one_shot"]) == ("masked", True)
+    assert "no lowered form" in figures["notes"][0]
+    assert call(capsys, "verify", "m.onnx", "--rounds", 5)[0] == 0
+
+
+@pytest.mark.usefixtures("folder")
+def test_inputs_that_cannot_be_made_up_from_their_shape_are_asked_for(capsys):
+    np.save("ids.npy", np.arange(4).reshape(1, 4))
+    ids = ("--inputs", "ids.npy")
+    plan = ("plan", "mine:tokens", *ids, "-b", "flops=70%", "-o", "p.yaml")
+    assert call(capsys, *plan)[0] == 0
+    export = ("export", "mine:tokens", "--plan", "p.yaml", "-o", "m.onnx")
+    code, _, error = call(capsys, *export)
+    assert (code, error) == (2, "error: the model's inputs are of type int64; give --inputs\n")
+    assert call(capsys, *export, *ids)[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -158,7 +213,7 @@ def test_the_readmes_path_for_a_model_of_ones_own(capsys):
             ("train", "mine:network", "--data", "digits", "-o", "x.safetensors", "--plan", "p"),
             "plan p does not",
         ),
-        (("export", "mine:network", "-o", "x", "--form", "tiny"), "use lowered or masked"),
+        (("export", "mine:network", "-o", "x", "--form", "tiny"), "use masked, sparse or lowered"),
         (
             (
                 "export",
@@ -194,6 +249,10 @@ def test_the_readmes_path_for_a_model_of_ones_own(capsys):
         (("verify", "none.onnx"), "none.onnx"),
         (("verify", "mine.py"), "mine.py is not an ONNX file"),
         (("verify", "none.onnx", "--rounds", "1"), "at least 5 rounds"),
+        (("verify", "none.onnx", "--runtime", "torch"), "use onnxruntime or openvino"),
+        (("verify", "none.onnx", "--recalibrated", "x"), "give --profile and --dense"),
+        (("export", "mine:network", "-o", "x", "--opset", "9"), "use one from 18 to"),
+        (("export", "mine:network", "-o", "x", "--dtype", "int4"), "use float32 or float16"),
         (("profiles", "none"), "none does not exist"),
         (("quickstart", "--out", "mine.py"), "mine.py is a file"),
     ],

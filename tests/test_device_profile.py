@@ -19,7 +19,8 @@ from cost_models import (
     write_document,
 )
 from cost_models.device_facts import LAYER_CLASSES
-from cost_models.roofline import ANY_CLASS, LayerClass
+from cost_models.layer_work import LayerClass
+from cost_models.roofline import ANY_CLASS
 
 
 def test_profile_survives_its_file(tmp_path):

@@ -79,6 +79,7 @@ def test_the_file_is_as_large_as_the_promise_says(tmp_path, form):
     (memory,) = (cost for cost in report.metadata.costs if cost.cost == "memory")
     assert 0 < report.num_bytes - memory.predicted <= OVERHEAD
     assert (memory.predicted == memory.dense) == (form is Form.MASKED)
+    assert report.files == (report.path,)
 
 
 def test_a_dense_model_needs_no_plan(tmp_path):
@@ -175,13 +176,15 @@ def test_a_plan_made_at_other_shapes_is_refused(tmp_path, pruned):
         export_onnx(model, plan, torch.randn(1, 1, 16, 16), tmp_path / "m.onnx")
 
 
-def test_layouts_that_lowering_would_pad_are_refused_lowered_and_written_masked(tmp_path):
+def test_layouts_that_lowering_would_pad_are_masked_unless_lowered_is_asked_for(tmp_path):
     model = tiny_network().eval()
     plan = tiny_plan(model, "60%", layouts=["tile:16x1"])
     prune_one_shot(model, plan)
     with pytest.raises(ExportError, match="use the form masked"):
-        export_onnx(model, plan, tiny_inputs(), tmp_path / "m.onnx")
-    report = export_onnx(model, plan, tiny_inputs(), str(tmp_path / "m.onnx"), form=Form.MASKED)
+        export_onnx(model, plan, tiny_inputs(), tmp_path / "m.onnx", form=Form.LOWERED)
+    report = export_onnx(model, plan, tiny_inputs(), str(tmp_path / "m.onnx"))
+    assert (report.metadata.form, report.lowered) == ("masked", ())
+    assert "which has no lowered form without padding" in report.notes[0]
     assert report.max_abs_error <= MAX_ABS_ERROR
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from cost_models import DeviceFacts
 from cost_models.documents import dump_document, parse_document
-from cost_models.roofline import layer_work
+from cost_models.layer_work import layer_work
 from spartan_planner.profiling.facts import device_category, measure_facts, peak_shapes
 
 

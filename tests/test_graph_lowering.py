@@ -215,7 +215,9 @@ def overridable_weight_model() -> onnx.ModelProto:
     ids=["absent", "grouped", "fed", "overridable", "no convolution"],
 )
 def test_weight_that_no_plain_convolution_has_is_refused(model, name):
-    with pytest.raises(ExportError, match=f"no plain convolution with the weight '{name}'"):
+    with pytest.raises(
+        ExportError, match=f"no plain convolution or linear layer with the weight '{name}'"
+    ):
         lower_graph(ir.from_proto(model), {name: Layout.parse("tile:4x1")})
 
 

@@ -38,6 +38,7 @@ def test_the_wheel_holds_both_packages_the_profiles_and_nothing_else(wheel):
     tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert tops == {"cost_models", "spartan_planner"}
     assert "spartan_planner/_profiles/README.md" in names
+    assert "spartan_planner/recipes/imagenet-resnet50.yaml" in names
     assert {"spartan_planner/py.typed", "cost_models/py.typed"} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
 

@@ -29,12 +29,13 @@ from spartan_planner.errors import InfeasibleBudgetError, PlanError, UsageError
 from spartan_planner.planning import (
     Budget,
     LayerValues,
+    PlanRequest,
     Schedule,
     make_plan,
     parse_budget,
+    profile_fingerprint,
     value_curve,
 )
-from spartan_planner.planning.plan import profile_fingerprint
 from spartan_planner.profiling.treatments import candidate_layouts
 
 ROUNDING = 1e-12
@@ -57,7 +58,7 @@ class MadeUpWeights:
             value_curve(block_values(layer, layout), layout.block_sizes(layer.shape.weight_shape))
             for layout in layouts
         )
-        return LayerValues(curves[0].value if curves else 1.0, curves)
+        return LayerValues(curves[0].value if curves else 1.0, curves, checksum=0)
 
 
 def lowerable(layer: LayerWorkload):
@@ -67,11 +68,16 @@ def lowerable(layer: LayerWorkload):
 def plan_for(text, workload=None, profile=None, layouts=lowerable, **options):
     workload = workload or small_workload()
     budgets = [parse_budget(part) for part in text.split()]
-    return make_plan(workload, MadeUpWeights(), budgets, layouts, profile=profile, **options)
+    shapes = options.pop("input_shapes", ())
+    request = PlanRequest(budgets, profile, layouts, **options)
+    return make_plan(workload, MadeUpWeights(), request, input_shapes=shapes)
 
 
 def counted(plan, cost: str, profile=None) -> float:
-    """The plan's cost, counted anew from the cost models and the planned densities."""
+    """The plan's cost, counted anew from the cost models and the planned densities.
+
+    All sparse layers are lowered: here that always pays.
+    """
     workload, model = small_workload(), cost_model(cost)
     total = model.rest(workload, profile)
     for planned in plan.layers:
@@ -187,7 +193,7 @@ def test_infeasible_budget_asks_for_one_that_is_feasible(text):
 def test_a_budget_is_needed_and_one_on_each_cost():
     for budgets in ([], [Budget("flops", 0.5, True), Budget("flops", 0.4, True)]):
         with pytest.raises(UsageError, match="at least one, and at most one on each cost"):
-            make_plan(small_workload(), MadeUpWeights(), budgets, lowerable)
+            make_plan(small_workload(), MadeUpWeights(), PlanRequest(budgets, layouts=lowerable))
 
 
 def test_several_budgets_are_all_met():
@@ -203,6 +209,54 @@ def test_several_budgets_are_all_met():
 def test_nothing_to_prune_is_refused():
     with pytest.raises(PlanError, match="no layer of small can be pruned"):
         plan_for("flops=50%", layouts=lambda _: [])
+
+
+STORED = "it is stored transposed, as [in 64, out 64]"
+
+
+def fixed(*names):
+    return workload_of(
+        *(
+            replace(layer, prunable=False, not_prunable_because=STORED)
+            if layer.name in names
+            else layer
+            for layer in small_workload().layers
+        )
+    )
+
+
+def test_the_reason_why_nothing_can_be_pruned_is_told():
+    everything = [layer.name for layer in small_workload().layers]
+    with pytest.raises(PlanError) as caught:
+        plan_for("flops=50%", fixed(*everything))
+    assert "no layer of small can be pruned: it is stored transposed (such as b" in str(
+        caught.value
+    )
+    with pytest.raises(PlanError, match=r"considered; 1 layer\(s\) never can, it is stored"):
+        plan_for("flops=50%", fixed("a.weight"), layouts=lambda _: [])
+
+
+def test_many_weights_that_cannot_be_pruned_are_told():
+    (warning,) = plan_for("params=80%", fixed("a.weight")).warnings
+    assert warning == (
+        "1 of 4 layers with 32% of the weights cannot be pruned: it is stored transposed (such as "
+        "a.weight)"
+    )
+    assert plan_for("params=80%", fixed("stem.weight")).warnings == ()
+
+
+@pytest.mark.parametrize("latency", ["100%", "130%"])
+def test_a_layout_that_never_pays_is_masked_for_the_cost_that_it_does_save(latency):
+    """Lowered it would be slower than dense; for the operations alone it is kept, zeros and all."""
+    shape = conv_shape(64, 64)
+    workload = workload_of(LayerWorkload("a", shape, 64))
+    profile = profile_of(timing_of(shape, (TILE,), 1.0, 1.1))
+    plan = plan_for(f"latency={latency} flops=55%", workload, profile)
+    time, flops = plan.budgets
+    (layer,) = plan.sparse_layers
+    assert plan.lowered_layers() == frozenset()
+    assert time.predicted == time.dense <= time.asked
+    assert flops.predicted <= flops.asked < flops.predicted + layer.costs["flops"].per_block
 
 
 def test_latency_without_a_profile_is_refused():

@@ -36,6 +36,8 @@ def test_sparse_layers_and_predictions():
     assert PLAN.budget is PLAN.budgets[0]
     assert PLAN.predicted("latency") == 0.5 + (0.125 + 0.5 * 2.5) + 1.0
     assert PLAN.predicted("latency", {"a.weight": 8.0}) == 0.5 + 4.0 + 1.0
+    assert PLAN.lowered_layers() == {"a.weight"}
+    assert PLAN.lowered_layers({"a.weight": 8.0}) == frozenset()
     assert PLAN.predicted("flops", {"a.weight": 1.0}) == 500.0 + 1000.0
 
 
@@ -43,7 +45,7 @@ def test_sparse_layers_and_predictions():
     ("path", "value", "where"),
     [
         ("colour", "red", "colour"),
-        ("schema_version", 1, "schema_version"),
+        ("schema_version", 2, "schema_version"),
         ("schema_version", "1", "schema_version"),
         ("model", None, "model"),
         ("model", 5, "model"),
@@ -65,6 +67,9 @@ def test_sparse_layers_and_predictions():
         ("layers.0.num_kept_blocks", 9, "layers[0]"),
         ("layers.0.num_kept_blocks", 2.5, "layers[0].num_kept_blocks"),
         ("layers.0.kept_size", 3.5, "layers[0]"),
+        ("layers.0.min_kept_blocks", 4, "layers[0]"),
+        ("layers.0.min_kept_blocks", -1, "layers[0]"),
+        ("layers.1.min_kept_blocks", 1, "layers[1]"),
         ("layers.0.density", 1.5, "layers[0]"),
         ("layers.0.costs.latency.fixed", -1.0, "layers[0].costs.latency"),
         ("layers.0.costs.latency.slope", 1.0, "layers[0].costs.latency.slope"),
@@ -125,6 +130,13 @@ def test_no_damaged_text_raises_anything_else(position, inserted):
     except DocumentError:
         return
     assert isinstance(plan, Plan)
+
+
+def test_a_plan_of_an_older_version_is_to_be_made_anew(tmp_path):
+    file = tmp_path / "plan.yaml"
+    file.write_text(changed("schema_version", 2))
+    with pytest.raises(DocumentError, match=r"which reads 3; make the file anew"):
+        read_plan(file)
 
 
 def test_plan_that_breaks_its_promise_cannot_be_made():

@@ -1,15 +1,27 @@
 """Allocations by rule of thumb: what the rule says, within every budget."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from builders import conv_shape, linear_shape, workload_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cost_models import LayerWorkload, Layout
+from cost_models import LayerWorkload, Layout, cost_model
 from spartan_planner.errors import InfeasibleBudgetError, UsageError
-from spartan_planner.planning import ArrayWeights, Policy, make_plan, parse_budget
-from spartan_planner.planning.policies import parse_policy
+from spartan_planner.planning import (
+    ArrayWeights,
+    LayerCandidates,
+    PlanRequest,
+    Policy,
+    SparseCandidate,
+    make_plan,
+    parse_budget,
+    value_curve,
+)
+from spartan_planner.planning.infeasible import Shortfall, why_infeasible
+from spartan_planner.planning.policies import allocate_by_policy, least_by_policy, parse_policy
 
 BINS = 0.02
 """Blocks are sorted into bins of values: ratios within a bin are kept or dropped in any order."""
@@ -38,13 +50,12 @@ def arrays(seed=0):
 
 
 def plan_by(policy, budgets, layout="element", seed=0):
-    return make_plan(
-        WORKLOAD,
-        ArrayWeights(arrays(seed)),
+    request = PlanRequest(
         [parse_budget(text) for text in budgets],
-        lambda layer: [Layout.parse(layout)] if layer.shape.op == "conv2d" else [],
+        layouts=lambda layer: [Layout.parse(layout)] if layer.shape.op == "conv2d" else [],
         policy=policy,
     )
+    return make_plan(WORKLOAD, ArrayWeights(arrays(seed)), request)
 
 
 def scale_intervals(plan, weight_of):
@@ -139,3 +150,43 @@ def test_policies_by_name(policy):
 def test_a_policy_of_another_name_is_refused(text):
     with pytest.raises(UsageError, match="known are: cost, uniform, erk, magnitude"):
         parse_policy(text)
+
+
+@pytest.mark.parametrize("policy", [Policy.UNIFORM, Policy.ERK, Policy.MAGNITUDE])
+def test_what_no_policy_can_meet_is_told_as_such(policy):
+    with pytest.raises(InfeasibleBudgetError, match="cannot be reached: the least achievable is"):
+        plan_by(policy, ["params=0.1%"])
+
+
+def test_what_a_policy_alone_cannot_meet_is_told_with_its_least():
+    """A rule takes one layout for both budgets; here each layout meets one of them alone."""
+
+    def candidate(layout, per_block):
+        curve = value_curve(np.arange(1.0, 5.0), np.ones(1))
+        costs = np.array(per_block)
+        return SparseCandidate(Layout.parse(layout), curve, np.zeros(2), costs, min_size=4.0)
+
+    both = (candidate("element", (1.0, 2.6)), candidate("tile:32x1", (2.6, 1.2)))
+    layers = [LayerCandidates(name, 20.0, np.array([20.0, 20.0]), both) for name in "ab"]
+    budgets, workloads = np.array([15.0, 16.0]), WORKLOAD.layers[1:3]
+    for policy in (Policy.UNIFORM, Policy.ERK, Policy.MAGNITUDE):
+        with pytest.raises(InfeasibleBudgetError):
+            allocate_by_policy(policy, workloads, layers, budgets)
+        assert np.any(least_by_policy(policy, workloads, layers, budgets) > budgets)
+
+
+def test_the_sentence_about_a_policy_names_its_least():
+    models = (cost_model("params"),)
+    figures = (np.array([1.0]), np.array([10.0]), np.array([5.0]))
+    layers = [LayerCandidates("a", 1.0, np.array([9.0]), ())]
+    dear = Shortfall(
+        (parse_budget("params=50%"),), models, layers, *figures, ("erk", np.array([7.0]))
+    )
+    assert "cannot be reached" in why_infeasible(dear)
+    cheap = replace(dear, layers=[LayerCandidates("a", 1.0, np.array([1.0]), ())])
+    assert why_infeasible(cheap) == (
+        "the policy erk cannot meet params: the least that it keeps takes params at least 7 "
+        "parameters of 5 asked; loosen the budgets, or take the policy cost, which chooses for "
+        "each layer"
+    )
+    assert "no plan was found" in why_infeasible(replace(cheap, by_policy=None))

@@ -17,7 +17,7 @@ from cost_models import (
     read_document,
     write_document,
 )
-from cost_models.roofline import layer_class
+from cost_models.layer_work import layer_class
 from spartan_planner.errors import CostModelError, ProfileError
 from spartan_planner.profiling import (
     ProfileSettings,
@@ -188,7 +188,9 @@ def test_settings_that_measure_nothing_are_refused(changes, message):
         (conv_shape(64, 16), []),
         (conv_shape(64, 40), []),
         (conv_shape(64, 32, groups=2), []),
-        (linear_shape(64, 64), []),
+        (linear_shape(64, 64), ["tile:64x1@16"]),
+        (linear_shape(256, 64), ["tile:64x1@16", "tile:128x1@16", "tile:256x1@16"]),
+        (LayerShape("linear", (64, 64), (1, 2, 3, 64)), []),
         (LayerShape("conv1d", (64, 32, 3), (1, 32, 9)), ["tile:32x1@16", "tile:64x1@16"]),
         (LayerShape("conv_transpose2d", (64, 64, 2, 2), (1, 64, 4, 4)), []),
     ],

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from cost_models import DeviceProfile, DocumentError, Layout
 from cost_models.documents import dump_document, parse_document, to_plain
+from cost_models.layer_work import LayerClass, layer_work
 from cost_models.plausibility import doubtful_figures
-from cost_models.roofline import ANY_CLASS, LayerClass, layer_work
+from cost_models.roofline import ANY_CLASS
 from spartan_planner.bundled_profiles import bundled_profile_names, load_profile
 from spartan_planner.cli.app import run
 from spartan_planner.console import result_console

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.resnet50 import resnet50_workload
 from cost_models import Layout, cost_model
-from cost_models.roofline import output_shape
+from cost_models.layer_work import output_shape
 from spartan_planner.transport.densities import erk_densities, uniform_densities
 
 STR_TABLE = Path(__file__).parent / "data" / "str_resnet50_sparsities.csv"

@@ -10,9 +10,16 @@ from hypothesis import strategies as st
 
 from cost_models import Layout, ModelTiming
 from spartan_planner.errors import ProfileError
-from spartan_planner.planning import ArrayWeights, make_plan, parse_budget
+from spartan_planner.planning import ArrayWeights, PlanRequest, make_plan, parse_budget
 from spartan_planner.profiling.treatments import candidate_layouts
-from spartan_planner.recalibration import calibrated, dense_ms, file_ms, recalibrated
+from spartan_planner.recalibration import (
+    Factors,
+    averaged,
+    calibrated,
+    dense_ms,
+    file_ms,
+    recalibrated,
+)
 
 ROUNDING = 1e-9
 """Relative; a handful of float64 sums and one quotient of differences."""
@@ -34,13 +41,12 @@ def weights() -> ArrayWeights:
 
 
 def plan_by(profile, budget="latency=60%"):
-    return make_plan(
-        WORKLOAD,
-        weights(),
+    request = PlanRequest(
         [parse_budget(budget)],
+        profile,
         lambda layer: [Layout.parse(TILE)] if candidate_layouts(layer.shape) else [],
-        profile=profile,
     )
+    return make_plan(WORKLOAD, weights(), request)
 
 
 PLANS = {name: plan_by(profile) for name, profile in PROFILES.items()}
@@ -101,8 +107,9 @@ def test_every_time_moves_by_its_factor_and_nothing_else_moves(dense_factor, spa
             ]
     classes = {item.layer_class: item for item in found.roofline.classes}
     (any_class,) = WHOLE.roofline.classes
-    assert set(classes) == {"any", "lowered"}
-    for name, factor in (("any", dense_factor), ("lowered", sparse_factor)):
+    assert set(classes) == {"any", "lowered", "lowered_linear"}
+    factors = dict.fromkeys(classes, sparse_factor) | {"any": dense_factor}
+    for name, factor in factors.items():
         assert classes[name].compute_efficiency == any_class.compute_efficiency / factor
         assert classes[name].bandwidth_efficiency == any_class.bandwidth_efficiency / factor
         assert classes[name].overhead_ms == any_class.overhead_ms * factor
@@ -138,3 +145,10 @@ def test_factors_that_are_not_positive_are_refused(factors):
 def test_times_that_no_device_has_are_refused():
     with pytest.raises(ProfileError, match=r"cannot be recalibrated: .* must be positive"):
         calibrated(WHOLE, 1e20, 1.0)
+
+
+def test_factors_are_averaged_where_they_are_known():
+    assert averaged([Factors(2.0, None)]) == Factors(2.0, None)
+    both = averaged([Factors(1.0, 4.0), Factors(4.0, None), Factors(2.0, 1.0)])
+    assert both.dense == pytest.approx(2.0, rel=ROUNDING)
+    assert both.sparse == pytest.approx(2.0, rel=ROUNDING)

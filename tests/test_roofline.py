@@ -19,16 +19,18 @@ from cost_models import (
     Roofline,
     RooflineClass,
 )
-from cost_models.roofline import (
+from cost_models.layer_work import (
     LayerWork,
-    dense_ms,
     is_lowerable,
     layer_class,
     layer_work,
-    lowered_ms,
     lowered_work,
-    n_m_ms,
     output_shape,
+)
+from cost_models.roofline import (
+    dense_ms,
+    lowered_ms,
+    n_m_ms,
     roofline_class,
     roofline_ms,
     skips_zeros,
@@ -299,11 +301,13 @@ def test_class_without_relatives_is_refused():
         (conv_shape(), "tile:32x1", False),
         (conv_shape(), "element", False),
         (GROUPED, "tile:4x1", False),
-        (linear_shape(), "tile:32x1@16", False),
+        (linear_shape(), "tile:32x1@16", True),
+        (linear_shape(), "tile:32x1", False),
+        (LayerShape("linear", (64, 64), (1, 2, 3, 64)), "tile:32x1@16", False),
         (TRANSPOSED, "tile:2x1", False),
     ],
 )
-def test_only_tiles_of_plain_convolutions_are_skipped(shape, text, expected):
+def test_only_balanced_tiles_of_what_is_lowered_are_skipped(shape, text, expected):
     assert skips_zeros(shape, Layout.parse(text)) is expected
     assert is_lowerable(shape) >= expected
 

@@ -18,7 +18,8 @@ from cost_models import (
     Sample,
     SparseTiming,
 )
-from cost_models.roofline import dense_ms, layer_class, lowered_ms
+from cost_models.layer_work import layer_class
+from cost_models.roofline import dense_ms, lowered_ms
 from spartan_planner.profiling.roofline_fit import (
     MAX_BANDWIDTH_EFFICIENCY,
     MAX_COMPUTE_EFFICIENCY,

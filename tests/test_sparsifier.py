@@ -13,7 +13,7 @@ from spartan_planner.export.kept_sizes import kept_sizes
 from spartan_planner.plan_model import plan as make_plan
 from spartan_planner.planning import parse_budget
 from spartan_planner.training import Sparsifier
-from spartan_planner.transport import SelectionStatus, SoftSelection
+from spartan_planner.transport import SelectionStatus, SoftSelection, tile_values
 
 NUM_STEPS = 20
 GRADIENT_TOLERANCE = 2e-3
@@ -102,6 +102,7 @@ def test_the_gradient_is_the_derivative_of_the_soft_masked_loss():
 
     loss().backward()
     optimizer.step()
+    point = sparsifier.method.point(plan.schedule, 1, 1000)
     latents = {w.name: w.latent.clone() for w in sparsifier._weights}
     for weight in sparsifier._weights:
         # The straight-through estimator differentiates as if the hard mask were 1.
@@ -109,14 +110,19 @@ def test_the_gradient_is_the_derivative_of_the_soft_masked_loss():
             weight.parameter.copy_(weight.latent * weight.assignment.expand(weight.soft))
     optimizer.zero_grad()
     loss().backward()
-    sparsifier._before_step()
+    with torch.no_grad():
+        sparsifier.method.turn_gradients(sparsifier._competition)
     analytic = model.body.weight.grad.clone()
 
     def soft_loss(theta):
         with torch.no_grad():
             model.body.weight.copy_(theta)
             model.tail.weight.copy_(latents["tail.weight"])
-            sparsifier._select(sparsifier._last_point)
+            for weight in sparsifier._weights:
+                weight.keep_latent()
+            sparsifier._competition.soften(
+                sparsifier._competition.select(point.budget_share), point
+            )
             for weight in sparsifier._weights:
                 soft = weight.assignment.expand(weight.soft)
                 weight.parameter.copy_(latents_at(weight, theta) * soft)
@@ -183,8 +189,9 @@ def test_the_kept_blocks_are_the_most_valuable_latent_ones():
     sparsifier = run(model, plan, OPTIMIZERS["sgd"](model.parameters()), num_steps=10)
     weight = next(w for w in sparsifier._weights if w.name == "body.weight")
     values, _ = assign_blocks(weight.latent, Layout.parse(plan.sparse_layers[0].layout))
-    kept = values[weight.hard.bool()]
-    dropped = values[~weight.hard.bool()]
+    _, assignment = assign_blocks(weight.latent, Layout.parse(plan.sparse_layers[0].layout))
+    hard = assignment.sum_tiles(tile_values(weight.parameter, assignment.tile)) > 0
+    kept, dropped = values[hard], values[~hard]
     assert kept.numel()
     assert dropped.numel()
     assert kept.min() >= dropped.max()
@@ -285,9 +292,9 @@ def test_soft_masks_that_miss_their_budget_are_warned_of_once(recwarn):
     sparsifier = run(model, tiny_plan(model), torch.optim.SGD(model.parameters(), lr=0.05))
     missed = SoftSelection((), 0.5, 400, 2e-3, SelectionStatus.NOT_CONVERGED)
     for selection in (replace(missed, status=SelectionStatus.CONVERGED), missed, missed):
-        sparsifier._warn_of_missed_budget(selection)
+        sparsifier._competition._warn_of_missed_budget(selection)
     assert [str(warning.message) for warning in recwarn] == [
-        f"the soft masks of step {NUM_STEPS} miss their budget by 2.0e-03 of it at a beta of "
+        "the soft masks miss their budget by 2.0e-03 of it at a beta of "
         f"{sparsifier.stats()['beta']:g}; the hard masks keep it, but a smaller beta in the "
         "schedule would train better"
     ]
@@ -382,13 +389,14 @@ def test_a_budget_that_leaves_nothing_keeps_what_is_protected_and_recovers():
     model = tiny_network()
     plan = two_budgets(model, "tile:64x1@16")
     sparsifier = run(model, plan, OPTIMIZERS["sgd"](model.parameters()), 10, 2 * NUM_STEPS)
-    whole = sparsifier._budgets
-    sparsifier._budgets = replace(whole, limits=whole.limits * [1.0, 0.0])
+    competition = sparsifier._competition
+    whole = competition.budgets
+    competition.budgets = replace(whole, limits=whole.limits * [1.0, 0.0])
     sparsifier._before_step()
     sparsifier._after_step()
     sizes = kept_sizes(model, plan)
     assert sizes == {layer.name: 1.0 for layer in plan.sparse_layers}
-    sparsifier._budgets = whole
+    competition.budgets = whole
     for _ in range(NUM_STEPS):
         sparsifier._before_step()
         sparsifier._after_step()

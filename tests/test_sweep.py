@@ -8,12 +8,12 @@ from spartan_planner.errors import InfeasibleBudgetError, UsageError
 from spartan_planner.planning import (
     ArrayWeights,
     Budget,
+    PlanRequest,
     parse_budget,
     plan_workload,
     prepare,
 )
 from spartan_planner.planning.compare import compare
-from spartan_planner.planning.plan_workload import chosen_from
 from spartan_planner.planning.sweep import curve_csv, sweep
 
 ROUNDING = 1e-12
@@ -32,7 +32,7 @@ def weights() -> ArrayWeights:
 
 def problem(text, profile):
     budgets = [parse_budget(part) for part in text.split()]
-    return prepare(small_workload(), weights(), budgets, chosen_from(profile), profile=profile)
+    return prepare(small_workload(), weights(), PlanRequest(budgets, profile))
 
 
 @pytest.mark.parametrize("text", ["latency=50%", "latency=60% params=50%"])
@@ -43,7 +43,7 @@ def test_every_point_is_the_plan_of_its_budgets(text):
         asked = [Budget(c.cost, c.asked, False) for c in point.costs if c.asked is not None]
         plan = plan_workload(small_workload(), weights(), asked, profile=profile)
         assert point.retained_value == pytest.approx(plan.retained_value, rel=ROUNDING)
-        for cost, total in zip(point.costs[len(asked) :], plan.totals, strict=True):
+        for cost, total in zip(point.costs, plan.all_costs, strict=True):
             assert cost.predicted == pytest.approx(total.predicted, rel=ROUNDING)
         for cost in point.costs[: len(asked)]:
             assert cost.predicted <= cost.asked

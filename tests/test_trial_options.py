@@ -10,8 +10,7 @@ from test_cli import call, folder  # noqa: F401
 from test_trial import profile_here
 
 from cost_models import DeviceProfile, read_document, write_document
-from spartan_planner.planning import read_plan
-from spartan_planner.planning.plan import profile_fingerprint
+from spartan_planner.planning import profile_fingerprint, read_plan
 
 PLAN = ("plan", "mine:network", "--input-shape", "1,1,8,8", "-o", "plan.yaml")
 LATENCY = ("-b", "latency=70%")

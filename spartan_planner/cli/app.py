@@ -11,6 +11,7 @@ import typer
 from spartan_planner.cli.cost_models_command import cost_models_command
 from spartan_planner.cli.export_command import export_command
 from spartan_planner.cli.inspect_command import inspect_command
+from spartan_planner.cli.lower_command import lower_command
 from spartan_planner.cli.plan_command import plan_command
 from spartan_planner.cli.profile_command import profile_command
 from spartan_planner.cli.profiles_command import profiles_app
@@ -36,6 +37,7 @@ app.command("profile")(profile_command)
 app.command("plan")(plan_command)
 app.command("train")(train_command)
 app.command("export")(export_command)
+app.command("lower")(lower_command)
 app.command("verify")(verify_command)
 app.add_typer(profiles_app, name="profiles")
 app.command("cost-models")(cost_models_command)

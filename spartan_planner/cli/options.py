@@ -58,7 +58,7 @@ def require_profile_of(plan: Plan | None, profile: str | None) -> None:
     if plan is None:
         raise UsageError("--profile says which profile the plan was made with; give --plan too")
     from spartan_planner.bundled_profiles import load_profile
-    from spartan_planner.planning.plan import require_profile
+    from spartan_planner.planning import require_profile
 
     require_profile(plan, load_profile(profile))
 

@@ -14,45 +14,52 @@ from spartan_planner.progress import progress_bar
 ONNX_SUFFIX = ".onnx"
 
 
+WorkloadFile = Annotated[
+    Path,
+    typer.Argument(metavar="WORKLOAD", help="A workload made by 'inspect -o', or an ONNX file."),
+]
+ProfileOut = Annotated[Path, typer.Option("--out", "-o", help="Write the profile (YAML) here.")]
+DeviceName = Annotated[str, typer.Option("--name", help="What to call the device.")]
+NumThreads = Annotated[int, typer.Option("--threads", help="Threads of the runtime.")]
+NumRounds = Annotated[int, typer.Option("--rounds", help="Interleaved rounds at most.")]
+MaxSeconds = Annotated[
+    float, typer.Option("--max-seconds", help="Begin no further round after this time.")
+]
+HalfWidth = Annotated[
+    float,
+    typer.Option(
+        "--half-width",
+        help="Stop when the 95 % intervals of the figures that matter are this share of the "
+        "figure to each side, or less.",
+    ),
+]
+RuntimeName = Annotated[str, typer.Option("--runtime", help="onnxruntime, openvino or torch.")]
+Provider = Annotated[
+    str,
+    typer.Option(
+        "--provider",
+        help="What of the runtime computes, such as CUDAExecutionProvider, GPU or cuda; the "
+        "CPU by default.",
+    ),
+]
+Pin = Annotated[
+    bool, typer.Option("--pin", help="Keep the process on as many cores as it has threads.")
+]
+LayersOnly = Annotated[bool, typer.Option("--layers-only", help="Do not run the whole model.")]
+
+
 def profile_command(
-    workload: Annotated[
-        Path,
-        typer.Argument(
-            metavar="WORKLOAD", help="A workload made by 'inspect -o', or an ONNX file."
-        ),
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Write the profile (YAML) here.")],
-    name: Annotated[str, typer.Option("--name", help="What to call the device.")] = "this-device",
-    threads: Annotated[int, typer.Option("--threads", help="Threads of the runtime.")] = 1,
-    rounds: Annotated[int, typer.Option("--rounds", help="Interleaved rounds at most.")] = 200,
-    max_seconds: Annotated[
-        float, typer.Option("--max-seconds", help="Begin no further round after this time.")
-    ] = 240.0,
-    half_width: Annotated[
-        float,
-        typer.Option(
-            "--half-width",
-            help="Stop when the 95 % intervals of the figures that matter are this share of the "
-            "figure to each side, or less.",
-        ),
-    ] = 0.03,
-    runtime: Annotated[
-        str, typer.Option("--runtime", help="onnxruntime, openvino or torch.")
-    ] = "onnxruntime",
-    provider: Annotated[
-        str,
-        typer.Option(
-            "--provider",
-            help="What of the runtime computes, such as CUDAExecutionProvider, GPU or cuda; the "
-            "CPU by default.",
-        ),
-    ] = "",
-    pin: Annotated[
-        bool, typer.Option("--pin", help="Keep the process on as many cores as it has threads.")
-    ] = False,
-    layers_only: Annotated[
-        bool, typer.Option("--layers-only", help="Do not run the whole model.")
-    ] = False,
+    workload: WorkloadFile,
+    out: ProfileOut,
+    name: DeviceName = "this-device",
+    threads: NumThreads = 1,
+    rounds: NumRounds = 200,
+    max_seconds: MaxSeconds = 240.0,
+    half_width: HalfWidth = 0.03,
+    runtime: RuntimeName = "onnxruntime",
+    provider: Provider = "",
+    pin: Pin = False,
+    layers_only: LayersOnly = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure this device for the layer shapes of WORKLOAD, dense and lowered.
@@ -61,7 +68,6 @@ def profile_command(
     """
     from spartan_planner.graph_skeleton import require_own_graph
     from spartan_planner.profiling import ProfileSettings, write_profile
-    from spartan_planner.report import profile_table
 
     require_output(out, workload)
     settings = ProfileSettings(
@@ -83,14 +89,8 @@ def profile_command(
     _tell_how_certain(profile, half_width)
     if as_json:
         print_json(to_plain(profile))
-        return
-    show(profile_table(profile))
-    for model in profile.models:
-        show(
-            f"{model.model} as a whole: {model.dense_ms:.4g} ms, of which its layers "
-            f"{model.layers_ms:.4g} ms"
-        )
-    show(f"written to {out}")
+    else:
+        _show(profile, out)
 
 
 def read_workload(path: Path) -> Workload:
@@ -104,6 +104,18 @@ def read_workload(path: Path) -> Workload:
 
         return workload_of_onnx(path)
     return read_document(path, Workload, "workload")
+
+
+def _show(profile: DeviceProfile, out: Path) -> None:
+    from spartan_planner.report import profile_table
+
+    show(profile_table(profile))
+    for model in profile.models:
+        show(
+            f"{model.model} as a whole: {model.dense_ms:.4g} ms, of which its layers "
+            f"{model.layers_ms:.4g} ms"
+        )
+    show(f"written to {out}")
 
 
 def _tell_how_certain(profile: DeviceProfile, asked: float) -> None:

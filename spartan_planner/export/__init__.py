@@ -1,6 +1,15 @@
 """From a trained torch model and its plan to an ONNX file that delivers what was planned."""
 
+from spartan_planner.export.forms import Form, best_form
 from spartan_planner.export.one_shot import prune_one_shot
-from spartan_planner.export.onnx_export import ExportReport, Form, export_onnx
+from spartan_planner.export.onnx_export import ExportReport, export_onnx
+from spartan_planner.export.settings import ExportSettings
 
-__all__ = ["ExportReport", "Form", "export_onnx", "prune_one_shot"]
+__all__ = [
+    "ExportReport",
+    "ExportSettings",
+    "Form",
+    "best_form",
+    "export_onnx",
+    "prune_one_shot",
+]

@@ -1,46 +1,38 @@
-"""Exporting: masked or lowered ONNX, checked before it appears."""
+"""Exporting: masked, sparse or lowered ONNX, checked before it appears."""
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import Enum
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cost_models import Layout, LayoutKind
-from cost_models.documents import write_atomically
-from spartan_planner.errors import ExportError, PlanError
+from cost_models import Layout
+from spartan_planner.export.checking import check_batches, max_abs_error, require_valid
+from spartan_planner.export.forms import Form, best_form, require_lowerable, why_masked
 from spartan_planner.export.kept_sizes import kept_sizes
+from spartan_planner.export.layer_nodes import layer_nodes, names_by_layer, weight_names
+from spartan_planner.export.model_files import is_external, write_files
+from spartan_planner.export.promises import promise_of, without_device_costs
+from spartan_planner.export.settings import DTYPES, ExportSettings
+from spartan_planner.export.sparse_initializers import store_sparse
 from spartan_planner.export.torch_to_onnx import torch_to_onnx
 from spartan_planner.export_metadata import (
-    LOWERED,
     METADATA_KEY,
+    PLAN_KEY,
     ExportMetadata,
+    LayerPromise,
     dump_metadata,
+    dump_plan,
+    layer_promises,
     lowered_layers,
-    metadata_of,
-    metadata_of_dense,
 )
-from spartan_planner.extraction import inputs_for, model_fingerprint
+from spartan_planner.extraction import inputs_for
 from spartan_planner.lowering import LoweredLayer, lower_graph
-from spartan_planner.onnx_sessions import Session, open_session
 from spartan_planner.planning import Plan
-
-RELATIVE_TOLERANCE = 1e-3
-"""Largest difference between torch and ONNX Runtime, relative to the largest output: float32
-rounding in another order of summation stays well below, a wrong graph does not."""
-
-
-class Form(Enum):
-    """How zero blocks appear in the file."""
-
-    MASKED = "masked"
-    LOWERED = LOWERED
 
 
 @dataclass(frozen=True)
@@ -52,7 +44,9 @@ class ExportReport:
         metadata: what the file says about itself.
         lowered: the layers that were rewritten.
         max_abs_error: largest difference between torch and ONNX Runtime on the check inputs.
-        num_bytes: size of the file.
+        num_bytes: size of the file, with that of its external data.
+        files: the file, and that of its external data where it has one.
+        notes: what a reader of the figures must know.
     """
 
     path: Path
@@ -60,6 +54,8 @@ class ExportReport:
     lowered: tuple[LoweredLayer, ...]
     max_abs_error: float
     num_bytes: int
+    files: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def export_onnx(
@@ -68,13 +64,15 @@ def export_onnx(
     example_inputs: Sequence[Tensor] | Tensor,
     path: Path | str,
     *,
-    form: Form = Form.LOWERED,
+    form: Form | None = None,
+    settings: ExportSettings | None = None,
     check_inputs: Sequence[Sequence[Tensor]] = (),
 ) -> ExportReport:
     """Write a model as ONNX, its zero blocks lowered where the plan says that it pays.
 
     The file appears only after onnx.checker has accepted it and ONNX Runtime has computed the
-    same as torch on the example inputs and on every set of check inputs.
+    same as torch on the example inputs, on rearrangements of them (with another batch size, where
+    the batch is dynamic) and on every set of check inputs.
 
     Args:
         model: holds the sparse weights.
@@ -82,133 +80,119 @@ def export_onnx(
         example_inputs: one tensor or the positional arguments of the model, batch first; with a
             plan, of the shapes that it was made for.
         path: the file to write.
-        form: how zero blocks appear.
+        form: how zero blocks appear; by default lowered where all layouts of the plan can be, else
+            masked.
+        settings: how to write the file.
         check_inputs: further inputs to compare on.
 
     Raises:
         PlanError: the plan belongs to another model.
-        ExportError: the weights cost more than the plan allows, torch cannot export the model, or
-            the exported graph computes something else.
+        ExportError: the weights cost more than the plan allows, torch cannot export the model, the
+            plan cannot be written in this form, or the exported graph computes something else.
     """
-    path = Path(path)
+    path, settings = Path(path), settings or ExportSettings()
+    notes = [why_masked(plan)] if form is None and why_masked(plan) else []
+    form = form or best_form(plan)
+    if form is Form.LOWERED:
+        require_lowerable(plan)
     inputs = inputs_for(model, example_inputs)
-    metadata = _promise(model, plan, inputs, form) if plan else _dense(model, inputs)
-    graph = torch_to_onnx(model, inputs)
-    lowered: tuple[LoweredLayer, ...] = ()
-    if plan and form is Form.LOWERED:
-        lowered = lower_graph(graph, _paying_layouts(model, graph, plan))
-    graph.metadata_props[METADATA_KEY] = dump_metadata(metadata)
+    promise = promise_of(model, plan, inputs, form)
+    draft = _draft(model, plan, inputs, form, settings)
+    if draft.is_converted and len(without_device_costs(promise).costs) < len(promise.costs):
+        promise = without_device_costs(promise)
+        notes.append(
+            f"what the plan says of time, energy and bytes is for the model's own weights: this "
+            f"{settings.dtype} file makes no promise of them"
+        )
+    promise = replace(promise, layers=draft.layers)
+    external = is_external(draft.graph, settings.external_data)
+    file = _finished(draft.graph, plan, promise, form)
+    batches = [*check_batches(inputs, settings.is_batch_dynamic), *check_inputs]
     errors: list[float] = []
 
-    def write_checked(temporary: Path) -> None:
-        ir.save(graph, temporary)
-        onnx.checker.check_model(str(temporary), full_check=True)
-        errors.append(_max_abs_error(model, temporary, [inputs, *check_inputs]))
+    def check(written: Path) -> None:
+        require_valid(written, infers_types=form is not Form.SPARSE)
+        errors.append(max_abs_error(model, written, batches, draft.dtype))
 
-    try:
-        write_atomically(path, write_checked)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"the exported graph is not valid ONNX: {error}") from error
-    return ExportReport(path, metadata, lowered, errors[0], path.stat().st_size)
-
-
-def _shapes(inputs: Sequence[Tensor]) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(item.shape) for item in inputs)
+    files = write_files(path, file.model, external, check)
+    num_bytes = sum(item.stat().st_size for item in files)
+    return ExportReport(
+        path, file.promise, draft.lowered, errors[0], num_bytes, files, tuple(notes)
+    )
 
 
-def _dense(model: nn.Module, inputs: Sequence[Tensor]) -> ExportMetadata:
-    return metadata_of_dense(type(model).__name__, model_fingerprint(model), _shapes(inputs))
+@dataclass(frozen=True)
+class _Draft:
+    """A graph, lowered where that is asked for, and what is known of it."""
+
+    graph: ir.Model
+    lowered: tuple[LoweredLayer, ...]
+    layers: tuple[LayerPromise, ...]
+    dtype: torch.dtype | None
+    is_converted: bool
 
 
-def _promise(model: nn.Module, plan: Plan, inputs: Sequence[Tensor], form: Form) -> ExportMetadata:
-    sizes = kept_sizes(model, plan)
-    # The budgets are for weights whose zero blocks are skipped, whatever this file is like.
-    metadata = metadata_of(plan, sizes, LOWERED)
-    if plan.input_shapes and _shapes(inputs) != plan.input_shapes:
-        raise PlanError(
-            f"the plan was made for inputs of shape {plan.input_shapes}, these are "
-            f"{_shapes(inputs)}: its costs hold at its own shapes; plan again for these"
+def _draft(
+    model: nn.Module,
+    plan: Plan | None,
+    inputs: Sequence[Tensor],
+    form: Form,
+    settings: ExportSettings,
+) -> _Draft:
+    dtype = DTYPES[settings.dtype] if settings.dtype else None
+    floating = {item.dtype for item in model.parameters() if item.is_floating_point()}
+    is_converted = dtype is not None and bool(floating - {dtype})
+    exported, fed = model, tuple(inputs)
+    if is_converted:
+        exported = copy.deepcopy(model).to(dtype)
+        fed = tuple(item.to(dtype) if item.is_floating_point() else item for item in inputs)
+    graph = torch_to_onnx(
+        exported, fed, opset=settings.opset, is_batch_dynamic=settings.is_batch_dynamic
+    )
+    if plan is None:
+        return _Draft(graph, (), (), dtype, is_converted)
+    weights = weight_names(exported, graph, [layer.name for layer in plan.layers])
+    nodes, sizes = layer_nodes(graph, weights), kept_sizes(model, plan)
+    lowered: tuple[LoweredLayer, ...] = ()
+    if form is Form.LOWERED:
+        paying = lowered_layers(plan, sizes)
+        lowered = lower_graph(
+            graph,
+            {
+                weights.get(layer.name, layer.name): Layout.parse(layer.layout)
+                for layer in plan.sparse_layers
+                if layer.name in paying
+            },
         )
-    for layer in plan.sparse_layers:
-        layout = Layout.parse(layer.layout)
-        if form is Form.LOWERED and layout.kind is LayoutKind.N_M:
-            raise ExportError(
-                f"layer {layer.name} is pruned in the pattern {layer.layout}, for which ONNX has "
-                "no form; use the form masked, and let the device's own compiler find the pattern"
-            )
-        if form is Form.LOWERED and not layout.balanced_step:
-            raise ExportError(
-                f"layer {layer.name} is pruned in layout {layer.layout}, which would have to be "
-                "padded to be lowered and then cost more than planned; use the form masked, or "
-                "plan a balanced layout such as tile:64x1@16"
-            )
-    for cost in metadata.costs:
-        if cost.asked is not None and cost.predicted > cost.asked:
-            raise ExportError(
-                f"these weights cost {cost.predicted:.4g} {cost.unit} of {cost.cost}, above the "
-                f"{cost.asked:.4g} that the plan allows; train with the plan, or prune the "
-                "weights in one shot first"
-            )
-    return metadata if form is Form.LOWERED else metadata_of(plan, sizes, form.value)
+    names = names_by_layer(graph, weights, nodes)
+    layers = layer_promises(plan, sizes, form.value, names, knows_latency=not is_converted)
+    return _Draft(graph, lowered, layers, dtype, is_converted)
 
 
-def _paying_layouts(model: nn.Module, graph: ir.Model, plan: Plan) -> dict[str, Layout]:
-    """Layouts of the weights that are worth lowering, by graph name."""
-    lowered = lowered_layers(plan, kept_sizes(model, plan))
-    names = _graph_names(model, graph)
-    return {
-        names.get(layer.name, layer.name): Layout.parse(layer.layout)
-        for layer in plan.sparse_layers
-        if layer.name in lowered
-    }
+@dataclass(frozen=True)
+class _File:
+    """A model ready to be written, and what it promises."""
+
+    model: ir.Model | onnx.ModelProto
+    promise: ExportMetadata
 
 
-def _graph_names(model: nn.Module, graph: ir.Model) -> dict[str, str]:
-    """For each parameter, the one of its names by which the graph knows a tied weight."""
-    first = {id(parameter): name for name, parameter in model.named_parameters()}
-    return {
-        first[id(parameter)]: name
-        for name, parameter in model.named_parameters(remove_duplicate=False)
-        if name in graph.graph.initializers
-    }
+def _finished(graph: ir.Model, plan: Plan | None, promise: ExportMetadata, form: Form) -> _File:
+    if plan is not None:
+        graph.metadata_props[PLAN_KEY] = dump_plan(plan)
+    if form is not Form.SPARSE:
+        graph.metadata_props[METADATA_KEY] = dump_metadata(promise)
+        return _File(graph, promise)
+    model = ir.to_proto(graph)
+    promise = _smaller(promise, store_sparse(model))
+    model.metadata_props.add(key=METADATA_KEY, value=dump_metadata(promise))
+    return _File(model, promise)
 
 
-@torch.no_grad()
-def _max_abs_error(model: nn.Module, path: Path, batches: Sequence[Sequence[Tensor]]) -> float:
-    session = open_session(path, {})
-    names = [item.name for item in session.inference.get_inputs()]
-    was_training = model.training
-    model.eval()
-    worst = 0.0
-    for batch in batches:
-        expected = _outputs(model(*inputs_for(model, batch)))
-        feed = {name: item.cpu().numpy() for name, item in zip(names, batch, strict=True)}
-        actual = Session(session.inference, feed).run()
-        for left, right in zip(expected, actual, strict=True):
-            worst = max(worst, _compare(left, right))
-    model.train(was_training)
-    return worst
-
-
-def _compare(expected: NDArray[np.generic], actual: NDArray[np.generic]) -> float:
-    if expected.shape != actual.shape:
-        raise ExportError(f"ONNX Runtime returns shape {actual.shape}, torch {expected.shape}")
-    difference = np.abs(expected.astype(np.float64) - actual.astype(np.float64))
-    error = float(np.max(difference, initial=0.0))
-    allowed = RELATIVE_TOLERANCE * max(1.0, float(np.max(np.abs(expected), initial=0.0)))
-    if not error <= allowed:
-        raise ExportError(
-            f"ONNX Runtime computes another result than torch: they differ by {error:.3g}, "
-            f"allowed is {allowed:.3g}"
-        )
-    return error
-
-
-def _outputs(result: object) -> list[NDArray[np.generic]]:
-    if isinstance(result, Tensor):
-        return [result.detach().cpu().numpy()]
-    if isinstance(result, dict):
-        return [array for item in result.values() for array in _outputs(item)]
-    if isinstance(result, tuple | list):
-        return [array for item in result for array in _outputs(item)]
-    raise ExportError(f"the model returns {type(result).__name__}; tensors are needed")
+def _smaller(promise: ExportMetadata, num_bytes: int) -> ExportMetadata:
+    """The promise of a file that takes so many bytes less than the dense one."""
+    costs = tuple(
+        replace(cost, predicted=cost.predicted - num_bytes) if cost.cost == "memory" else cost
+        for cost in promise.costs
+    )
+    return replace(promise, costs=costs)

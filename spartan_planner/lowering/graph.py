@@ -1,14 +1,24 @@
-"""Putting lowered forms into an ONNX graph."""
+"""Putting the lowered forms of planned layers into an ONNX graph."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes import common as passes
 
 from cost_models import Layout
 from spartan_planner.errors import ExportError
 from spartan_planner.lowering.convolution import PackedConvolution, pack_convolution
+from spartan_planner.lowering.emitting import emit
+from spartan_planner.lowering.forms import STEP, Form
+from spartan_planner.lowering.structure import padded_width
+from spartan_planner.lowering.transposes import cancel_transposes
+from spartan_planner.lowering.weight_nodes import WeightNode, find_weight_nodes
+
+_Node = TypeVar("_Node", ir.Node, WeightNode)
 
 
 @dataclass(frozen=True)
@@ -29,34 +39,87 @@ class LoweredLayer:
 
 
 def lower_graph(model: ir.Model, layouts: Mapping[str, Layout]) -> tuple[LoweredLayer, ...]:
-    """Lower, in place, the convolutions whose weights ``layouts`` names.
+    """Lower, in place, the layers whose weights ``layouts`` names.
 
-    A convolution whose groups need all inputs stays as it is, since gathering would only cost.
+    A layer whose groups need all inputs stays as it is, since gathering would only cost.
 
     Args:
         model: the graph; its named weights hold zeros where blocks were pruned.
         layouts: weight name to the tile layout it was pruned in.
 
     Returns:
-        One entry per lowered convolution, in graph order.
+        One entry per lowered layer: convolutions, then linear layers, in graph order.
 
     Raises:
-        ExportError: a named weight is not the constant weight of a plain convolution.
+        ExportError: a named weight is not the constant weight of a plain convolution or of a linear
+            layer.
     """
-    nodes = _convolutions_by_weight(model.graph)
-    missing = sorted(set(layouts) - set(nodes))
+    convolutions = _convolutions_by_weight(model.graph)
+    products = _products_by_weight(model, set(layouts) - set(convolutions))
+    missing = sorted(set(layouts) - set(convolutions) - set(products))
     if missing:
+        found = sorted({*convolutions, *products})
         raise ExportError(
-            f"the exported graph has no plain convolution with the weight {missing[0]!r} "
-            f"(found: {', '.join(sorted(nodes)) or 'none'}); keep that layer dense in the plan"
+            f"the exported graph has no plain convolution or linear layer with the weight "
+            f"{missing[0]!r} (found: {', '.join(found) or 'none'}); keep that layer dense in the "
+            "plan"
         )
     lowered = [
-        _lower_node(model.graph, node, layouts[name], f"{name}.use{use}" if use else name)
-        for name, sharing in nodes.items()
+        _lower_node(model.graph, node, layouts[name], label)
+        for name, sharing in convolutions.items()
         if name in layouts
-        for use, node in enumerate(sharing)
+        for node, label in _labelled(name, sharing)
     ]
+    lowered += [
+        _lower_product(model.graph, node, layouts[name], label)
+        for name, sharing in products.items()
+        for node, label in _labelled(name, sharing)
+    ]
+    if products:
+        cancel_transposes(model.graph)
+        passes.RemoveUnusedNodesPass()(model)
     return tuple(layer for layer in lowered if layer is not None)
+
+
+def _labelled(name: str, sharing: Sequence[_Node]) -> Iterator[tuple[_Node, str]]:
+    """The uses of one weight, and what is added to the graph for each is named after."""
+    for use, node in enumerate(sharing):
+        yield node, f"{name}.use{use}" if use else name
+
+
+def _products_by_weight(model: ir.Model, names: Collection[str]) -> dict[str, list[WeightNode]]:
+    """The linear layers with these weights; several may share one."""
+    if not names:
+        return {}
+    if any(value.shape is None for node in model.graph for value in node.inputs if value):
+        passes.ShapeInferencePass(check_type=False, strict_mode=False)(model)
+    found: dict[str, list[WeightNode]] = {}
+    for layer in find_weight_nodes(model.graph, _shapes(model.graph)):
+        if layer.kind == "linear" and layer.name in names:
+            found.setdefault(layer.name, []).append(layer)
+    return found
+
+
+def _shapes(graph: ir.Graph) -> dict[str, tuple[int, ...]]:
+    """The shape of every value whose rank is known, open dimensions as one."""
+    values = [*graph.inputs, *(value for node in graph for value in node.outputs)]
+    return {
+        str(value.name): tuple(size if isinstance(size, int) else 1 for size in value.shape)
+        for value in values
+        if value.shape is not None
+    }
+
+
+def _lower_product(
+    graph: ir.Graph, layer: WeightNode, layout: Layout, label: str
+) -> LoweredLayer | None:
+    width = padded_width(layer.weight, layout.tile_outputs, STEP)
+    num_outputs, num_inputs = layer.weight.shape
+    if width >= num_inputs:
+        return None
+    emit(graph, layer, Form(group_size=layout.tile_outputs), label)
+    num_groups = math.ceil(num_outputs / layout.tile_outputs)
+    return LoweredLayer(layer.name, num_groups, width, num_inputs)
 
 
 def _convolutions_by_weight(graph: ir.Graph) -> dict[str, list[ir.Node]]:

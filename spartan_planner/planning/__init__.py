@@ -15,12 +15,20 @@ from spartan_planner.planning.document import (
     read_plan,
 )
 from spartan_planner.planning.onnx_weights import OnnxWeights
-from spartan_planner.planning.plan import ROUNDING, PlanProblem, make_plan, prepare
+from spartan_planner.planning.plan import make_plan
+from spartan_planner.planning.plan_profile import profile_fingerprint, require_profile
 from spartan_planner.planning.plan_workload import plan_workload
 from spartan_planner.planning.policies import Policy
+from spartan_planner.planning.problem import ROUNDING, PlanProblem, prepare
+from spartan_planner.planning.request import PlanRequest
 from spartan_planner.planning.safetensors_weights import SafetensorsWeights, read_index
 from spartan_planner.planning.value_curves import ValueCurve, value_curve
-from spartan_planner.planning.weights import ArrayWeights, LayerValues, Weights
+from spartan_planner.planning.weights import (
+    ArrayWeights,
+    LayerValues,
+    Weights,
+    fingerprint_of,
+)
 
 __all__ = [
     "ROUNDING",
@@ -38,6 +46,7 @@ __all__ = [
     "PlanMeasurement",
     "PlanProblem",
     "PlanProfile",
+    "PlanRequest",
     "Policy",
     "SafetensorsWeights",
     "Schedule",
@@ -45,12 +54,15 @@ __all__ = [
     "ValueCurve",
     "Weights",
     "allocate",
+    "fingerprint_of",
     "make_plan",
     "parse_budget",
     "plan_fingerprint",
     "plan_workload",
     "prepare",
+    "profile_fingerprint",
     "read_index",
     "read_plan",
+    "require_profile",
     "value_curve",
 ]

@@ -25,7 +25,10 @@ _NUM_NAMED_LAYERS = 3
 _MAX_FAILURES = 60
 """Treatments tried in a row without gain: the nearest come first, those behind gain less."""
 _FINE_GAP = 1e-3
-"""Share of the bound below which nothing more is tried."""
+"""Share of the bound below which nothing more is tried.
+
+On a ResNet-50 with a measured profile a tenth of it and 200 failures retain 0.006 % (flops) to
+0.016 % (latency and params) more, in 3 to 50 times the time (docs/planning.md)."""
 
 
 @dataclass(frozen=True)
@@ -228,7 +231,7 @@ def infeasible(layers: Sequence[LayerCandidates], budgets: Costs) -> str:
     """Return the sentence that says why budgets cannot be met."""
     least = least_costs(layers)
     if np.all(least <= budgets):
-        return "the budgets cannot be met together, though each could alone; loosen one of them"
+        return "no choice was found that meets all budgets, though each alone can be met"
     index = int(np.argmax(least / budgets))
     return (
         f"a budget of {budgets[index]:.4g} for the layers cannot be reached: they cost at least "

@@ -18,8 +18,10 @@ _SCALES: dict[str, dict[str, float]] = {
 }
 _PERCENT = "%"
 
+_COUNTS = ("FLOPs", "parameters")
+
 MAX_SHARE = 100.0
-"""A figure without a unit up to this is a share that lacks its sign: no model is so small."""
+"""A count without a unit up to this is a share that lacks its sign: no model is so small."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def budget_for(cost: str, amount: str) -> Budget:
         raise UsageError(
             f"budget {cost}={amount} must be positive and finite; write a share such as {cost}=40%"
         )
-    if not unit and figure <= MAX_SHARE:
+    if not unit and model.unit in _COUNTS and figure <= MAX_SHARE:
         raise UsageError(
             f"budget {cost}={amount} is {figure:g} {model.unit}, less than any model; did you mean "
             f"{cost}={figure * 100 if figure < 1 else figure:g}%?"

@@ -1,7 +1,7 @@
 """One model on several devices: a plan for each, and what it would cost on the others."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cost_models import CostModelError, DeviceProfile, Layout, Workload, cost_model
 from spartan_planner.errors import InfeasibleBudgetError, UsageError
@@ -67,15 +67,18 @@ def compare(
 def cost_of_plan(plan: Plan, workload: Workload, cost: str, profile: DeviceProfile) -> float | None:
     """Return what a planned model costs on some device; ``None`` where that cannot be told.
 
-    A layer whose sparse form does not pay there is executed dense.
+    A layer has one form for all costs: lowered where that saves, on this device, a cost that
+    decides on forms.
     """
-    model = cost_model(cost)
     try:
-        total = model.rest(workload, profile)
+        models = {name: cost_model(name) for name in {cost, *plan.deciding_costs}}
+        total = models[cost].rest(workload, profile)
         for planned in plan.layers:
             layout = Layout.parse(planned.layout) if planned.is_sparse else None
-            priced = layer_cost(model, workload.layer(planned.name), layout, profile)
-            total += priced.dense if layout is None else priced.best(planned.kept_size)
+            layer = workload.layer(planned.name)
+            costs = {name: layer_cost(m, layer, layout, profile) for name, m in models.items()}
+            there = replace(planned, costs=costs)
+            total += there.predicted(cost, lowered=there.is_lowered(plan.deciding_costs))
     except CostModelError:
         return None
     return total

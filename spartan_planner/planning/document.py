@@ -1,13 +1,14 @@
 """plan.yaml: what a plan says."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from cost_models import Layout, LinearCost
 from cost_models.documents import document, dump_document, read_document
+from spartan_planner.planning.forms import deciding_costs, executed_cost, is_lowered
 
 DENSE = "dense"
 """Text that stands for "no layout": the layer is left as it is."""
@@ -89,6 +90,8 @@ class PlanLayer:
             dense.
         density: planned share of elements kept.
         costs: by cost model, the layer's linear cost (where dense, only ``dense`` counts).
+        min_kept_blocks: blocks, the most valuable first, that are kept whatever the price: a
+            bound's minimum density, the first rank slice of a balanced layout, or n of n:m.
     """
 
     name: str
@@ -99,15 +102,20 @@ class PlanLayer:
     kept_size: float
     density: float
     costs: dict[str, LinearCost]
+    min_kept_blocks: int = 0
 
     def __post_init__(self) -> None:
         """Refuse layouts and counts that contradict themselves."""
+        if not 0 <= self.min_kept_blocks <= self.num_kept_blocks:
+            raise ValueError("min_kept_blocks must lie between 0 and num_kept_blocks")
         if self.layout != DENSE:
             Layout.parse(self.layout)
             if not 0 < self.num_kept_blocks <= self.num_blocks:
                 raise ValueError("num_kept_blocks must lie between 1 and num_blocks")
             if not 0 < self.kept_size <= self.num_kept_blocks:
                 raise ValueError("kept_size must be positive and at most num_kept_blocks")
+        if not 0 <= self.min_kept_blocks <= self.num_kept_blocks:
+            raise ValueError("min_kept_blocks must lie between 0 and num_kept_blocks")
         if not 0 <= self.density <= 1:
             raise ValueError("density must lie between 0 and 1")
 
@@ -121,12 +129,26 @@ class PlanLayer:
         """Size of the pruned weight in whole blocks."""
         return self.kept_size / self.density
 
-    def predicted(self, cost: str, kept_size: float | None = None) -> float:
-        """Return the layer's cost with so many whole blocks kept; what is planned by default."""
+    def is_lowered(self, deciding: Sequence[str], kept_size: float | None = None) -> bool:
+        """Whether the layer is lowered with so many whole blocks kept, by the deciding costs."""
+        kept = self.kept_size if kept_size is None else kept_size
+        return self.is_sparse and is_lowered(self.costs, kept, deciding)
+
+    def predicted(
+        self, cost: str, kept_size: float | None = None, *, lowered: bool = True
+    ) -> float:
+        """Return the layer's cost with so many whole blocks kept; what is planned by default.
+
+        Args:
+            cost: name of the cost model.
+            kept_size: what is kept.
+            lowered: whether its zero blocks are skipped.
+        """
         linear = self.costs[cost]
         if not self.is_sparse:
             return linear.dense
-        return linear.best(self.kept_size if kept_size is None else kept_size)
+        kept = self.kept_size if kept_size is None else kept_size
+        return executed_cost(cost, linear, kept, lowered=lowered)
 
 
 @document
@@ -136,16 +158,21 @@ class Schedule:
 
     Attributes:
         budget_fraction: share of the steps over which the budget falls from dense to the target.
-        sharpening_fraction: share of the steps over which beta rises linearly from 1 to its target.
+        sharpening_fraction: share of the steps over which beta rises linearly to its target.
         frozen_fraction: share of the steps, at the end, in which the mask stands still.
-        beta: target sharpness for blocks of one element; multiplied by the square root of the
-            number of elements in a block.
+        beta: target sharpness, in the unit of ``beta_rule``.
+        method: ``spartan``, ``dual_averaging``, ``magnitude`` or ``fixed``.
+        beta_rule: ``paper``: beta is for blocks of one element, rises from 1, and is multiplied by
+            the square root of the number of elements in a block; ``spread``: beta is for blocks
+            that lie one mean surplus (of the kept blocks over the price) above the price.
     """
 
     budget_fraction: float = 0.2
     sharpening_fraction: float = 0.8
     frozen_fraction: float = 0.2
     beta: float = 10.0
+    method: Literal["spartan", "dual_averaging", "magnitude", "fixed"] = "spartan"
+    beta_rule: Literal["paper", "spread"] = "spread"
 
     def __post_init__(self) -> None:
         """Refuse phases that do not fit into one training run."""
@@ -167,6 +194,7 @@ class Plan:
         schema_version: version of this document.
         model: what the user called the model.
         model_fingerprint: SHA-256 over names and shapes of its parameters.
+        weights_fingerprint: SHA-256 over names and checksums of the weights of all layers.
         input_shapes: shapes of the example inputs.
         input_dtypes: their element types, such as ``float32``.
         profile: the profile it was made with; ``None`` where no device was needed.
@@ -177,15 +205,16 @@ class Plan:
         unpriced_operations: operations that no cost of this plan contains, and their calls.
         retained_value: share of the sum of absolute weights of all layers that is kept.
         duality_gap: share by which the retained value may fall short of the best at most.
-        warnings: what a user should know before training.
         schedule: how to train.
         layers: every layer of the workload.
-        warnings: what to know before trusting the figures, such as layers that were estimated.
+        warnings: what to know before training or trusting the figures, such as layouts that do not
+            pay or layers that were estimated.
     """
 
-    schema_version: Literal[2]
+    schema_version: Literal[3]
     model: str
     model_fingerprint: str
+    weights_fingerprint: str
     input_shapes: tuple[tuple[int, ...], ...]
     input_dtypes: tuple[str, ...]
     profile: PlanProfile | None
@@ -244,12 +273,31 @@ class Plan:
         """The layers to be pruned."""
         return tuple(layer for layer in self.layers if layer.is_sparse)
 
-    def predicted(self, cost: str, kept_sizes: dict[str, float] | None = None) -> float:
-        """Return a cost of the whole model, with other sizes of what is kept where given."""
+    def lowered_layers(self, kept_sizes: Mapping[str, float] | None = None) -> frozenset[str]:
+        """Return the layers that are lowered, with other sizes of what is kept where given.
+
+        A layer has one form for all costs; ``forms.is_lowered`` says which.
+        """
         kept = kept_sizes or {}
+        return frozenset(
+            layer.name
+            for layer in self.layers
+            if layer.is_lowered(self.deciding_costs, kept.get(layer.name))
+        )
+
+    @property
+    def deciding_costs(self) -> tuple[str, ...]:
+        """The costs that decide in which form a pruned layer is exported."""
+        budgeted = [budget.cost for budget in self.budgets]
+        return deciding_costs(budgeted, {item.cost for item in self.all_costs})
+
+    def predicted(self, cost: str, kept_sizes: Mapping[str, float] | None = None) -> float:
+        """Return a cost of the whole model, with other sizes of what is kept where given."""
+        kept, lowered = kept_sizes or {}, self.lowered_layers(kept_sizes)
         total = next(item for item in self.all_costs if item.cost == cost)
         return total.rest + sum(
-            layer.predicted(cost, kept.get(layer.name)) for layer in self.layers
+            layer.predicted(cost, kept.get(layer.name), lowered=layer.name in lowered)
+            for layer in self.layers
         )
 
 

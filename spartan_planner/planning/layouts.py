@@ -9,7 +9,7 @@ from spartan_planner.errors import PlanError
 from spartan_planner.profiling.treatments import candidate_layouts, is_lowerable
 
 LINEAR_LAYOUT = Layout(LayoutKind.TILE, 64, 1)
-"""What linear layers are pruned in where no device and no layout is given."""
+"""Of linear layers that cannot be lowered, where no device and no layout is given."""
 
 
 def layouts_of(
@@ -20,13 +20,14 @@ def layouts_of(
     Of wanted layouts, those that the layer can have and, on a device, that save time there:
     balanced ones need a lowered form, n:m whole groups of inputs.  Else what the profile measured
     of the layer, or what could be lowered, and the n:m patterns that the device has hardware for.
-    Without a device, linear layers take ``tile:64x1``.
+    Without a device, linear layers that cannot be lowered take ``tile:64x1``.
     """
     if wanted:
         possible = tuple(layout for layout in wanted if can_have(layer, layout))
         return possible if profile is None else _executed(layer, profile, possible)
     if profile is None:
-        return (LINEAR_LAYOUT,) if layer.shape.op == "linear" else candidate_layouts(layer.shape)
+        masked = (LINEAR_LAYOUT,) if layer.shape.op == "linear" else ()
+        return candidate_layouts(layer.shape) or masked
     timing = profile.timing(layer.shape)
     measured = tuple(Layout.parse(sparse.layout) for sparse in timing.sparse) if timing else ()
     return (measured or candidate_layouts(layer.shape)) + _patterns(layer, profile)

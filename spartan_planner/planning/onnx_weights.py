@@ -13,6 +13,7 @@ from cost_models import LayerWorkload, Layout
 from spartan_planner.errors import PlanError
 from spartan_planner.graph_skeleton.tensors import is_external, named_tensors, num_elements
 from spartan_planner.onnx_workload import WeightUse, weight_uses_of_onnx
+from spartan_planner.planning.onnx_quantization import Quantization, quantizations_of
 from spartan_planner.planning.weights import LayerValues, values_of_rows, widened
 
 _TYPES: dict[int, type[np.generic]] = {
@@ -20,8 +21,10 @@ _TYPES: dict[int, type[np.generic]] = {
     TensorProto.DOUBLE: np.float64,
     TensorProto.FLOAT16: np.float16,
     TensorProto.BFLOAT16: np.uint16,
+    TensorProto.INT8: np.int8,
+    TensorProto.UINT8: np.uint8,
 }
-_NAMES = "float, double, float16, bfloat16"
+_NAMES = "float, double, float16, bfloat16, int8, uint8"
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,13 @@ class OnnxWeights:
         path: the file.
         tensors: initializers and constants by layer; external ones without their data.
         uses: the nodes that consume each of them.
+        quantizations: what the integers of quantized ones stand for, where the file says.
     """
 
     path: Path
     tensors: Mapping[str, TensorProto]
     uses: Mapping[str, Sequence[WeightUse]]
+    quantizations: Mapping[str, Quantization]
 
     @staticmethod
     def of(path: Path, input_shapes: Sequence[Sequence[int]] | None = None) -> "OnnxWeights":
@@ -51,9 +56,10 @@ class OnnxWeights:
         # What is not an ONNX model was refused above.
         model = onnx.load(str(path), load_external_data=False)
         stored = dict(named_tensors(model))
+        quantizations = quantizations_of(model, stored, path.parent)
         names = {layer: found[0].weight.name for layer, found in uses.items()}
         tensors = {layer: stored[name] for layer, name in names.items() if name in stored}
-        return OnnxWeights(path, tensors, uses)
+        return OnnxWeights(path, tensors, uses, quantizations)
 
     def stored_shape(self, layer: LayerWorkload) -> tuple[int, ...]:
         """Return the shape of a layer's tensor, outputs first where it is stored transposed.
@@ -65,16 +71,15 @@ class OnnxWeights:
         return dims[::-1] if self._is_transposed(layer.name) else dims
 
     def values(self, layer: LayerWorkload, layouts: Sequence[Layout]) -> LayerValues:
-        """Return what a layer is worth in each layout; a quantized layer is worth nothing.
+        """Return what a layer is worth in each layout, a quantized one by what it stands for.
 
         Raises:
             PlanError: its weight is missing, of another shape, of a type that holds no plain
-                numbers, cannot be read or is not finite.
+                numbers, quantized without its scale, cannot be read or is not finite.
         """
-        tensor = self._tensor(layer.name)
+        array = self._array(layer.name, self._tensor(layer.name))
         if self.uses[layer.name][0].weight.is_quantized:
-            return LayerValues(0.0, ())
-        array = self._array(layer.name, tensor)
+            array = self._dequantized(layer.name, array)
         if self._is_transposed(layer.name):
             array = array.T
         return values_of_rows(
@@ -94,8 +99,23 @@ class OnnxWeights:
         is_matrix = len(self._tensor(name).dims) == 2
         return is_matrix and bool(products) and all(use.is_stored_transposed for use in products)
 
+    def _dequantized(self, name: str, integers: NDArray[np.generic]) -> NDArray[np.generic]:
+        if name not in self.quantizations:
+            raise PlanError(
+                f"weight {name!r} of {self.path} is quantized and no scale is stored beside it, so "
+                "that nobody can tell what it is worth; plan the model as it was before it was "
+                "quantized"
+            )
+        try:
+            return self.quantizations[name].dequantized(integers)
+        except (ValueError, IndexError) as error:
+            raise PlanError(
+                f"the scales of the quantized weight {name!r} of {self.path} do not fit it "
+                f"({error}); export the file again"
+            ) from error
+
     def _array(self, name: str, tensor: TensorProto) -> NDArray[np.generic]:
-        if tensor.data_type not in _TYPES:
+        if tensor.data_type not in _TYPES and not self._is_held_integer(name, tensor):
             kind = TensorProto.DataType.Name(tensor.data_type).lower()
             raise PlanError(f"weight {name!r} is of type {kind}; {_NAMES} can be read")
         try:
@@ -106,6 +126,10 @@ class OnnxWeights:
                 f"the data of weight {name!r} of {self.path} cannot be read ({reason}); keep all "
                 "files of a model in one folder"
             ) from error
+
+    def _is_held_integer(self, name: str, tensor: TensorProto) -> bool:
+        """Whether it is quantized to a type that numpy reads; one below a byte inside the file."""
+        return self.uses[name][0].weight.is_quantized and not is_external(tensor)
 
     def _mapped(self, tensor: TensorProto) -> NDArray[np.generic]:
         entries = {entry.key: entry.value for entry in tensor.external_data}

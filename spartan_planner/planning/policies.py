@@ -70,7 +70,7 @@ def allocate_by_policy(
     Raises:
         InfeasibleBudgetError: even one block per layer costs too much.
     """
-    family = _magnitude(workloads) if policy is Policy.MAGNITUDE else _shares(policy, workloads)
+    family = _family(policy, workloads)
     chosen = [
         _cheapest(layer, _at_density(_FIRST_DENSITY), i, budgets) for i, layer in enumerate(layers)
     ]
@@ -91,6 +91,25 @@ def allocate_by_policy(
         (np.zeros_like(budgets), value) if found is None else (found[0].prices, found[1])
     )
     return Allocation(choices, cost, value, prices, max(bound, value))
+
+
+def least_by_policy(
+    policy: Policy,
+    workloads: Sequence[LayerWorkload],
+    layers: Sequence[LayerCandidates],
+    budgets: Costs,
+) -> Costs:
+    """Return ``[budgets]``, what the layers cost when a rule keeps the least; as above."""
+    kept = _family(policy, workloads)(0.0)
+    chosen = [_cheapest(layer, kept, i, budgets) for i, layer in enumerate(layers)]
+    pairs = enumerate(zip(layers, chosen, strict=True))
+    costs = [_choice(layer, candidate, kept, i).cost for i, (layer, candidate) in pairs]
+    total: Costs = np.sum(costs, axis=0)
+    return total
+
+
+def _family(policy: Policy, workloads: Sequence[LayerWorkload]) -> Callable[[float], KeptPrefix]:
+    return _magnitude(workloads) if policy is Policy.MAGNITUDE else _shares(policy, workloads)
 
 
 def _at_density(density: float) -> KeptPrefix:

@@ -5,17 +5,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cost_models import CostModel, DeviceProfile, LinearCost, cost_model, cost_model_names
+from cost_models import (
+    CostModel,
+    DeviceProfile,
+    Layout,
+    LinearCost,
+    cost_model,
+    cost_model_names,
+)
 from cost_models.documents import document
 from cost_models.errors import CostModelError
 from spartan_planner.errors import UsageError
-from spartan_planner.planning.allocation import Allocation
+from spartan_planner.planning.allocation import Allocation, LayerChoice
 from spartan_planner.planning.budget import Budget
 from spartan_planner.planning.candidates import Costs
-from spartan_planner.planning.plan import PlanProblem
+from spartan_planner.planning.forms import deciding_costs, executed_cost, is_lowered
 from spartan_planner.planning.policies import Policy
 from spartan_planner.planning.price_table import PriceTable
 from spartan_planner.planning.pricing import layer_cost
+from spartan_planner.planning.problem import PlanProblem
 
 NUM_POINTS = 100
 
@@ -133,11 +141,6 @@ def _between(problem: PlanProblem, share: float) -> Sequence[Budget]:
 
 
 def _point(problem: PlanProblem, allocation: Allocation, pricing: "_Pricing") -> SweepPoint:
-    predicted = problem.rest + allocation.cost
-    budgeted = [
-        SweepCost(budget.cost, float(asked), float(figure))
-        for budget, asked, figure in zip(problem.budgets, problem.asked, predicted, strict=True)
-    ]
     value = sum(layer.value for layer in problem.layers)
     num_weights = [layer.num_weights for layer in problem.workload.layers]
     densities = [
@@ -146,8 +149,12 @@ def _point(problem: PlanProblem, allocation: Allocation, pricing: "_Pricing") ->
         else choice.kept_size / choice.candidate.layout.num_whole_blocks(layer.shape.weight_shape)
         for choice, layer in zip(allocation.choices, problem.workload.layers, strict=True)
     ]
+    asked = dict(zip(pricing.budgeted, problem.asked.tolist(), strict=True))
     return SweepPoint(
-        (*budgeted, *pricing.others(allocation)),
+        tuple(
+            SweepCost(cost, asked.get(cost), figure)
+            for cost, figure in pricing.of_choice(allocation).items()
+        ),
         min(1.0, float(np.dot(densities, num_weights)) / sum(num_weights)),
         min(1.0, allocation.value / max(value, 1e-300)),
         allocation.duality_gap,
@@ -156,81 +163,86 @@ def _point(problem: PlanProblem, allocation: Allocation, pricing: "_Pricing") ->
 
 @dataclass(frozen=True)
 class _Pricing:
-    """Costs that no budget is on, priced once for every layer and layout.
+    """All costs that can be told, the budgeted ones first, priced once for every layer and layout.
 
     Attributes:
-        models: the cost models that can tell.
+        budgeted: names of the costs that budgets are on.
+        models: the cost models.
         rests: what belongs to no layer, by cost.
-        costs: by cost, layer and layout; ``dense`` under ``None``.
+        costs: by layer and layout (``dense`` under ``None``), then by cost.
     """
 
+    budgeted: tuple[str, ...]
     models: tuple[CostModel, ...]
     rests: dict[str, float]
-    costs: dict[tuple[str, str, str | None], LinearCost]
+    costs: dict[tuple[str, Layout | None], dict[str, LinearCost]]
 
     @staticmethod
     def of(problem: PlanProblem, profile: DeviceProfile | None) -> "_Pricing":
-        budgeted = {budget.cost for budget in problem.budgets}
-        pricing = _Pricing((), {}, {})
+        budgeted = tuple(budget.cost for budget in problem.budgets)
+        known = [(m, *_priced(m, problem, profile)) for m in problem.models]
         for name in cost_model_names():
-            if name not in budgeted:
-                pricing = pricing.with_model(name, problem, profile)
-        return pricing
+            try:
+                model = cost_model(name)
+                if name not in budgeted and (profile is not None or not model.needs_profile):
+                    known.append((model, *_priced(model, problem, profile)))
+            except CostModelError:
+                # A plan names the reason; a curve shows what can be told.
+                continue
+        keys = known[0][2].keys()
+        return _Pricing(
+            budgeted,
+            tuple(model for model, _, _ in known),
+            {model.name: rest for model, rest, _ in known},
+            {key: {model.name: costs[key] for model, _, costs in known} for key in keys},
+        )
 
-    def with_model(
-        self, name: str, problem: PlanProblem, profile: DeviceProfile | None
-    ) -> "_Pricing":
-        """Add a cost model, where it can tell."""
-        try:
-            model = cost_model(name)
-            if model.needs_profile and profile is None:
-                return self
-            rest = model.rest(problem.workload, profile)
-            costs = {
-                (name, layer.name, None if layout is None else str(layout)): layer_cost(
-                    model, layer, layout, profile
-                )
-                for layer, known in zip(problem.workload.layers, problem.layers, strict=True)
-                for layout in (None, *(c.layout for c in known.sparse))
-            }
-        except CostModelError:
-            # A plan names the reason; a curve shows what can be told.
-            return self
-        return _Pricing((*self.models, model), {**self.rests, name: rest}, {**self.costs, **costs})
+    def of_choice(self, allocation: Allocation) -> dict[str, float]:
+        """Price a choice by every cost model, as a plan does: one form per layer for all costs."""
+        deciding = deciding_costs(self.budgeted, self.rests.keys())
+        layers = [self._of_layer(choice, deciding) for choice in allocation.choices]
+        return {
+            cost: rest + sum(figures[cost] for figures in layers)
+            for cost, rest in self.rests.items()
+        }
 
-    def others(self, allocation: Allocation) -> list[SweepCost]:
-        """Price a choice by every further cost model."""
-        return [
-            SweepCost(
-                model.name,
-                None,
-                self.rests[model.name]
-                + sum(
-                    self.costs[model.name, c.name, None].dense
-                    if c.candidate is None
-                    else self.costs[model.name, c.name, str(c.candidate.layout)].best(c.kept_size)
-                    for c in allocation.choices
-                ),
-            )
-            for model in self.models
-        ]
+    def _of_layer(self, choice: LayerChoice, deciding: Sequence[str]) -> dict[str, float]:
+        layout = choice.candidate.layout if choice.candidate else None
+        costs = self.costs[choice.name, layout]
+        if layout is None:
+            return {cost: linear.dense for cost, linear in costs.items()}
+        lowered = is_lowered(costs, choice.kept_size, deciding)
+        return {
+            cost: executed_cost(cost, linear, choice.kept_size, lowered=lowered)
+            for cost, linear in costs.items()
+        }
 
     def dense(self, problem: PlanProblem) -> tuple[SweepUnit, ...]:
         """Return every cost of the dense model, the budgeted ones first."""
-        budgeted = [
-            SweepUnit(model.name, model.unit, float(figure))
-            for model, figure in zip(problem.models, problem.dense, strict=True)
-        ]
-        others = [
+        return tuple(
             SweepUnit(
                 model.name,
                 model.unit,
                 self.rests[model.name]
-                + sum(self.costs[model.name, layer.name, None].dense for layer in problem.layers),
+                + sum(self.costs[layer.name, None][model.name].dense for layer in problem.layers),
             )
             for model in self.models
-        ]
-        return (*budgeted, *others)
+        )
+
+
+_LayerCosts = dict[tuple[str, Layout | None], LinearCost]
+
+
+def _priced(
+    model: CostModel, problem: PlanProblem, profile: DeviceProfile | None
+) -> tuple[float, _LayerCosts]:
+    """What belongs to no layer, and every layer in every layout, by one cost model."""
+    costs = {
+        (layer.name, layout): layer_cost(model, layer, layout, profile)
+        for layer, known in zip(problem.workload.layers, problem.layers, strict=True)
+        for layout in (None, *(c.layout for c in known.sparse))
+    }
+    return model.rest(problem.workload, profile), costs
 
 
 def curve_csv(curve: Curve) -> str:

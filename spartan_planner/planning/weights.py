@@ -15,6 +15,11 @@ from cost_models import LayerWorkload, Layout
 from spartan_planner.errors import PlanError
 from spartan_planner.planning.streamed_sums import StreamedSums
 from spartan_planner.planning.value_curves import ValueCurve
+from spartan_planner.planning.weights_fingerprint import (
+    checksum,
+    joined,
+    weights_fingerprint,
+)
 
 PIECE_ELEMENTS = 4 * 1024 * 1024
 """Read at a time: 16 MiB as float32, far below any limit."""
@@ -30,10 +35,12 @@ class LayerValues:
     Attributes:
         total: sum of its absolute weights.
         curves: for each layout asked for, what it retains.
+        checksum: of its elements, as ``weights_fingerprint`` says.
     """
 
     total: float
     curves: tuple[ValueCurve, ...]
+    checksum: int
 
 
 class Weights(Protocol):
@@ -112,15 +119,26 @@ def values_of_rows(
             f"the weight of layer {layer.name} has shape {shape}, the workload says "
             f"{layer.shape.weight_shape}; give the weights of this model"
         )
-    sums = StreamedSums(layouts, shape)
+    sums, bits = StreamedSums(layouts, shape), 0
     num_rows = shape[0] if shape else 0
     row_elements = max(1, int(np.prod(shape[1:], dtype=object)))
     together = sums.num_rows_together
     step = max(1, PIECE_ELEMENTS // (row_elements * together)) * together
     for start in range(0, num_rows, step):
-        sums.add(read(start, min(start + step, num_rows)))
+        piece = read(start, min(start + step, num_rows))
+        sums.add(piece)
+        bits = joined(bits, checksum(piece))
         if not np.isfinite(sums.total):
             raise PlanError(
                 f"the weights of layer {layer.name} hold NaN or infinity; give a sound checkpoint"
             )
-    return LayerValues(sums.total, sums.curves())
+    return LayerValues(sums.total, sums.curves(), bits)
+
+
+def fingerprint_of(layers: Sequence[LayerWorkload], weights: Weights) -> str:
+    """Return the fingerprint of the weights of all layers; reads each once.
+
+    Raises:
+        PlanError: a weight is missing, cannot be read or is not finite.
+    """
+    return weights_fingerprint({layer.name: weights.values(layer, ()).checksum for layer in layers})

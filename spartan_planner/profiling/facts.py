@@ -17,7 +17,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from cost_models import DeviceFacts, Fact, LayerShape, LayerTiming
 from cost_models.device_facts import Category
-from cost_models.roofline import layer_work
+from cost_models.layer_work import layer_work
 from spartan_planner.onnx_sessions import Session, open_session, session_options
 from spartan_planner.runtimes.benchmark_network import IR_VERSION, OPSET, dense_network
 from spartan_planner.runtimes.bursts import warm_up

@@ -49,8 +49,16 @@ def lowered_model(workload: Workload, seed: int = 0) -> bytes:
         value = graph.graph.initializers[refilled.initializers[name]]
         assert value.const_value is not None
         mask = random_mask(workload.layer(name).shape, layout, kept, generator)
-        masked = (value.const_value.numpy() * mask).astype(np.float32)
+        turned = mask.T if _is_stored_transposed(value) else mask
+        masked = (value.const_value.numpy() * turned).astype(np.float32)
         value.const_value = ir.tensor(masked, name=value.name)
         layouts[refilled.initializers[name]] = layout
     lower_graph(graph, layouts)
     return prepared(ir.to_proto(graph), refilled.input_shapes)
+
+
+def _is_stored_transposed(value: ir.Value) -> bool:
+    """Whether a weight is stored ``[in, out]``, as a product reads it."""
+    reader = next(iter(value.consumers()))
+    is_gemm = reader.op_type == "Gemm" and not reader.attributes.get_int("transB", 0)
+    return reader.op_type == "MatMul" or is_gemm

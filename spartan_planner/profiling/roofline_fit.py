@@ -17,15 +17,8 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from cost_models import DeviceFacts, LayerShape, LayerTiming, Layout, Roofline, RooflineClass
-from cost_models.roofline import (
-    ANY_CLASS,
-    LayerWork,
-    layer_class,
-    layer_work,
-    lowered_work,
-    peak_gflop_per_s,
-    skips_zeros,
-)
+from cost_models.layer_work import LayerWork, layer_class, layer_work, lowered_class, lowered_work
+from cost_models.roofline import ANY_CLASS, peak_gflop_per_s, skips_zeros
 
 MIN_SHAPES = 4
 """Distinct shapes below which a class has no fit of its own: one more than it has unknowns."""
@@ -86,7 +79,7 @@ def fit_roofline(layers: Sequence[LayerTiming], facts: DeviceFacts) -> Roofline:
     the fit that estimates it.
 
     Args:
-        layers: measured layers; their lowered forms calibrate the class ``lowered``.
+        layers: measured layers; their lowered forms calibrate ``lowered`` and ``lowered_linear``.
         facts: the bounds of the device that measured them.
 
     Raises:
@@ -152,9 +145,8 @@ def _points(layers: Sequence[LayerTiming], facts: DeviceFacts) -> list[_Point]:
             for sample in sparse.samples:
                 share = min(1.0, sample.num_kept_blocks / num_blocks)
                 work = lowered_work(shape, layout, share)
-                points.append(
-                    _point(shape, "lowered", sparse.layout, work, facts, sample.latency_ms)
-                )
+                name, time_ms = lowered_class(shape), sample.latency_ms
+                points.append(_point(shape, name, sparse.layout, work, facts, time_ms))
     return points
 
 

@@ -3,31 +3,34 @@
 from collections.abc import Sequence
 
 from cost_models import LayerShape, LayerWorkload, Layout, LayoutKind
+from cost_models.layer_work import is_lowerable as is_lowerable_shape
 
-GROUP_SIZES = (32, 64, 128)
+GROUP_SIZES = (32, 64, 128, 256)
+CONVOLUTION_GROUP_SIZES = (32, 64, 128)
+LINEAR_GROUP_SIZES = (64, 128, 256)
+"""Linear layers gather whole rows of activations for each group: many small groups cost more than
+they save (docs/measurements.md)."""
+
 DENSITIES = (1 / 8, 1 / 4, 1 / 2, 3 / 4)
 STEP = 16
 """Inputs per rank slice.  Runtimes block channels by 8 or 16 (their vector width); a group whose
 inputs are not a multiple runs in a path that is up to twice as slow (docs/measurements.md)."""
 
-_LOWERABLE = ("conv1d", "conv2d", "conv3d")
-
 
 def is_lowerable(layer: LayerWorkload) -> bool:
     """Whether there is a lowered form for the layer's operation at all."""
-    return layer.shape.op in _LOWERABLE and layer.shape.groups == 1
+    return all(is_lowerable_shape(shape) for shape in layer.uses)
 
 
 def candidate_layouts(shape: LayerShape) -> tuple[Layout, ...]:
     """Return the layouts in which a layer of this shape can be lowered without padding."""
-    if shape.op not in _LOWERABLE or shape.groups != 1:
+    if not is_lowerable_shape(shape):
         return ()
     outputs, inputs = shape.weight_shape[:2]
     if inputs % STEP or inputs < 2 * STEP:
         return ()
-    return tuple(
-        Layout(LayoutKind.TILE, size, 1, STEP) for size in GROUP_SIZES if outputs % size == 0
-    )
+    sizes = LINEAR_GROUP_SIZES if shape.op == "linear" else CONVOLUTION_GROUP_SIZES
+    return tuple(Layout(LayoutKind.TILE, size, 1, STEP) for size in sizes if outputs % size == 0)
 
 
 def kept_block_counts(

@@ -7,7 +7,9 @@ from spartan_planner.errors import UnknownNameError, UsageError
 from spartan_planner.runtimes.protocol import (
     LAYER_CLASSES,
     LayerSet,
+    PartsOf,
     PartTimer,
+    RunNode,
     Runtime,
     Session,
     layer_class,
@@ -19,6 +21,8 @@ __all__ = [
     "RUNTIMES",
     "LayerSet",
     "PartTimer",
+    "PartsOf",
+    "RunNode",
     "Runtime",
     "Session",
     "layer_class",

@@ -72,7 +72,8 @@ def lowered_network(
     for index, kept in enumerate(num_kept_blocks):
         value = graph.graph.initializers[_weight(index)]
         assert value.const_value is not None
-        masked = value.const_value.numpy() * random_mask(shapes[index], layout, kept, generator)
+        mask = random_mask(shapes[index], layout, kept, generator)
+        masked = value.const_value.numpy() * (mask.T if _is_product(shapes[index]) else mask)
         value.const_value = ir.tensor(masked.astype(np.float32), name=value.name)
     lower_graph(graph, {_weight(index): layout for index in range(len(shapes))})
     return _serialize(ir.to_proto(graph), len(shapes))
@@ -144,7 +145,7 @@ def _linear(name: str, shape: LayerShape, weight: np.ndarray) -> _Layer:
     names = [f"{name}.input", f"{name}.weight"]
     bias = np.zeros(shape.weight_shape[0], np.float32)
     constants = [numpy_helper.from_array(bias, f"{name}.bias")] if shape.has_bias else []
-    if len(shape.input_shape) == 2:
+    if not _is_product(shape):
         constants.append(numpy_helper.from_array(weight, f"{name}.weight"))
         operands = [*names, f"{name}.bias"] if shape.has_bias else names
         node = helper.make_node("Gemm", operands, [f"{name}.output"], transB=1, name=name)
@@ -156,6 +157,11 @@ def _linear(name: str, shape: LayerShape, weight: np.ndarray) -> _Layer:
         operands = [product, f"{name}.bias"]
         nodes.append(helper.make_node("Add", operands, [f"{name}.output"], name=f"{name}.add"))
     return _Layer(nodes, constants)
+
+
+def _is_product(shape: LayerShape) -> bool:
+    """Whether a layer is a ``MatMul``, whose weight is stored ``[in, out]``."""
+    return shape.op == "linear" and len(shape.input_shape) != 2
 
 
 def _convolution(name: str, shape: LayerShape, weight: np.ndarray) -> _Layer:

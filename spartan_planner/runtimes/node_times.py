@@ -14,9 +14,12 @@ from spartan_planner.errors import ModelError
 from spartan_planner.onnx_sessions import Session, open_session, session_options
 from spartan_planner.runtimes.benchmark_network import FEEDER_OP, BenchmarkNetwork
 from spartan_planner.runtimes.bursts import NUM_TIMED_RUNS, SHORTEST_MS, warm_up
-from spartan_planner.runtimes.protocol import LAYER_CLASSES
+from spartan_planner.runtimes.protocol import LAYER_CLASSES, Inputs, PartsOf, RunNode
 
 _KERNEL_SUFFIX = "_kernel_time"
+_WEIGHTS_FILE_ENTRY = "session.optimized_model_external_initializers_file_name"
+_BLOCKED_SUFFIX = "_nchwc"
+"""What the runtime adds to an output's name to name the node that computes it in blocked form."""
 
 _CLASS_OF_OP = {
     "Conv": "conv",
@@ -43,16 +46,21 @@ class ProfiledNetwork:
     """A network under the runtime's profiler.
 
     Args:
-        model: serialized ONNX model.
+        model: serialized ONNX model, or its path.
         parts_of: reads the parts to time off the graph as the runtime has optimized it.
         num_threads: threads of the runtime.
+        inputs: to run it on; made up by default.
 
     Raises:
         ModelError: the runtime cannot load the network.
     """
 
     def __init__(
-        self, model: bytes, parts_of: Callable[[onnx.GraphProto], Parts], num_threads: int
+        self,
+        model: bytes | Path,
+        parts_of: Callable[[onnx.GraphProto], Parts],
+        num_threads: int,
+        inputs: Inputs | None = None,
     ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="spartan-planner-")
         optimized = Path(self._folder.name) / "optimized.onnx"
@@ -60,13 +68,16 @@ class ProfiledNetwork:
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(self._folder.name) / "profile")
         options.optimized_model_filepath = str(optimized)
+        # Only the graph is wanted; above 2 GB it could not be written with its weights inside.
+        options.add_session_config_entry(_WEIGHTS_FILE_ENTRY, f"{optimized.name}.data")
         try:
-            self._session: Session = open_session(model, options=options)
+            self._session: Session = open_session(model, inputs, options)
         except ModelError:
             self._folder.cleanup()
             raise
         self._parts = parts_of(onnx.load(optimized, load_external_data=False).graph)
         optimized.unlink()
+        optimized.with_name(f"{optimized.name}.data").unlink(missing_ok=True)
         self._num_runs = 0
         self._timed_runs: list[slice] = []
 
@@ -120,6 +131,32 @@ def profiled_classes(model: bytes, num_threads: int) -> ProfiledNetwork:
         ModelError: the runtime cannot load the model.
     """
     return ProfiledNetwork(model, nodes_of_classes, num_threads)
+
+
+def profiled_parts(
+    model: Path, parts_of: PartsOf, num_threads: int, inputs: Inputs
+) -> ProfiledNetwork:
+    """Return a file whose parts the caller tells.
+
+    Raises:
+        ModelError: the runtime cannot load the file.
+    """
+    return ProfiledNetwork(model, lambda graph: parts_of(run_nodes(graph)), num_threads, inputs)
+
+
+def run_nodes(graph: onnx.GraphProto) -> list[RunNode]:
+    """Return what each node of an optimized graph computes of the original one."""
+    producers = {value: node.name for node in graph.node for value in node.output}
+    return [
+        RunNode(
+            node.name,
+            node.op_type,
+            # A blocked convolution is named after the value that it computes.
+            frozenset({node.name, node.name.partition(_BLOCKED_SUFFIX)[0], *node.output}),
+            tuple(producers[value] for value in node.input if value in producers),
+        )
+        for node in graph.node
+    ]
 
 
 def nodes_of_layer(graph: onnx.GraphProto, output: str) -> list[str]:

@@ -12,9 +12,9 @@ from spartan_planner.errors import UnknownNameError
 from spartan_planner.onnx_sessions import PROVIDER, Session, open_session, session_options
 from spartan_planner.runtimes.benchmark_network import network_of
 from spartan_planner.runtimes.bursts import burst_ms, time_ms
-from spartan_planner.runtimes.node_times import profiled_classes, profiled_layers
+from spartan_planner.runtimes.node_times import profiled_classes, profiled_layers, profiled_parts
 from spartan_planner.runtimes.one_by_one import OneByOne, single_layers
-from spartan_planner.runtimes.protocol import LayerSet, PartTimer
+from spartan_planner.runtimes.protocol import Inputs, LayerSet, PartsOf, PartTimer
 from spartan_planner.runtimes.protocol import Session as AnySession
 
 _MEMORY_OF_PROVIDER = {
@@ -134,3 +134,15 @@ class OnnxRuntime:
             ModelError: the runtime cannot load the model.
         """
         return profiled_classes(model, num_threads) if self.provider == PROVIDER else None
+
+    def time_parts(
+        self, model: Path, num_threads: int, inputs: Inputs, parts_of: PartsOf
+    ) -> PartTimer | None:
+        """Load an ONNX file whose parts are told by the caller; on the CPU only.
+
+        Raises:
+            ModelError: the runtime cannot load the model.
+        """
+        if self.provider != PROVIDER:
+            return None
+        return profiled_parts(model, parts_of, num_threads, inputs)

@@ -19,7 +19,14 @@ from spartan_planner.runtimes.bursts import (
     warm_up,
 )
 from spartan_planner.runtimes.one_by_one import OneByOne, single_layers
-from spartan_planner.runtimes.protocol import LAYER_CLASSES, LayerSet, PartTimer
+from spartan_planner.runtimes.protocol import (
+    LAYER_CLASSES,
+    Inputs,
+    LayerSet,
+    PartsOf,
+    PartTimer,
+    RunNode,
+)
 from spartan_planner.runtimes.protocol import Session as AnySession
 
 CPU = "CPU"
@@ -34,6 +41,8 @@ _CLASS_OF_TYPE = {
 _WEIGHT_INPUT = {"Gather": 0}
 _USUAL_WEIGHT_INPUT = 1
 _CONSTANT = "Const"
+_NOT_RUN = frozenset({"Input", "Output"})
+_ORIGINS = "originalLayersNames"
 
 Parts = Sequence[Sequence[str]]
 """For each part the names of its nodes."""
@@ -65,10 +74,11 @@ class CountedNetwork:
     Args:
         compiled: model compiled with ``PERF_COUNT``.
         parts: the nodes of each part.
+        inputs: to run it on; made up by default.
     """
 
-    def __init__(self, compiled: Any, parts: Parts) -> None:  # noqa: ANN401 - no stubs
-        self._request = _request(compiled, None)
+    def __init__(self, compiled: Any, parts: Parts, inputs: Inputs | None = None) -> None:  # noqa: ANN401 - no stubs
+        self._request = _request(compiled, inputs)
         self._parts = parts
         self._bursts: list[NDArray[np.float64]] = []
 
@@ -177,6 +187,19 @@ class OpenVinoRuntime:
         compiled = self._compile(model, num_threads, True)
         return CountedNetwork(compiled, nodes_of_classes(_graph(compiled)))
 
+    def time_parts(
+        self, model: Path, num_threads: int, inputs: Inputs, parts_of: PartsOf
+    ) -> PartTimer | None:
+        """Load an ONNX file whose parts are told by the caller; on the CPU only.
+
+        Raises:
+            ModelError: the runtime cannot load the model.
+        """
+        if self.provider != CPU:
+            return None
+        compiled = self._compile(model, num_threads, True)
+        return CountedNetwork(compiled, parts_of(_run_nodes(compiled)), inputs)
+
     def _compile(self, model: bytes | Path, num_threads: int, is_counted: bool) -> Any:  # noqa: ANN401
         options = {
             # The processor's own half precision would be the default; profiles are of float32.
@@ -250,6 +273,20 @@ def _is_constant(graph: Graph, name: str) -> bool:
     if node.kind == _CONSTANT:
         return True
     return bool(node.inputs) and all(_is_constant(graph, source) for source in node.inputs)
+
+
+def _run_nodes(compiled: Any) -> list[RunNode]:  # noqa: ANN401 - the runtime has no type stubs
+    """The nodes that are run with every inference: no constants, inputs and outputs."""
+    graph, nodes = _graph(compiled), []
+    for operation in compiled.get_runtime_model().get_ordered_ops():
+        node, facts = graph[operation.get_friendly_name()], operation.get_rt_info()
+        if node.kind in _NOT_RUN or _is_constant(graph, node.name):
+            continue
+        replaced = facts[_ORIGINS].astype(str).split(",") if _ORIGINS in facts else []
+        # A bias that is split off leaves "NAME/WithoutBiases" behind.
+        origins = {node.name, node.name.partition("/")[0], *replaced} - {""}
+        nodes.append(RunNode(node.name, node.kind, frozenset(origins), node.inputs))
+    return nodes
 
 
 def _graph(compiled: Any) -> Graph:  # noqa: ANN401 - the runtime has no type stubs

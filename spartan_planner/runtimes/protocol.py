@@ -1,6 +1,6 @@
 """What a runtime can do for whoever measures it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,6 +39,27 @@ class LayerSet:
         """Refuse lowered layers of which nobody knows how much they keep."""
         if len(self.num_kept_blocks) != (len(self.shapes) if self.layout else 0):
             raise ValueError("every lowered layer, and no dense one, needs num_kept_blocks")
+
+
+@dataclass(frozen=True)
+class RunNode:
+    """What a runtime runs and times as one, after it has optimized a model.
+
+    Attributes:
+        name: by which the runtime times it.
+        op: the runtime's word for what it does.
+        origins: names of nodes and values of the given model that it computes.
+        sources: names of the nodes whose results it reads.
+    """
+
+    name: str
+    op: str
+    origins: frozenset[str]
+    sources: tuple[str, ...]
+
+
+PartsOf = Callable[[Sequence[RunNode]], Sequence[Sequence[str]]]
+"""For each part of a model the names of its nodes, read off what the runtime runs."""
 
 
 class Session(Protocol):
@@ -116,6 +137,18 @@ class Runtime(Protocol):
         """Load an ONNX model whose parts are :data:`LAYER_CLASSES`.
 
         The time of a class is that of the operations of its kind that read a constant weight.
+        ``None`` where the runtime does not tell what its operations take.
+
+        Raises:
+            ModelError: the runtime cannot load the model, or runs no ONNX.
+        """
+        ...
+
+    def time_parts(
+        self, model: Path, num_threads: int, inputs: Inputs, parts_of: PartsOf
+    ) -> PartTimer | None:
+        """Load an ONNX file whose parts are told by the caller.
+
         ``None`` where the runtime does not tell what its operations take.
 
         Raises:

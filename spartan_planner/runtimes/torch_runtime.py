@@ -13,7 +13,7 @@ from cost_models import CostModelError, LayerShape, Layout
 from spartan_planner.errors import ModelError, UnknownNameError
 from spartan_planner.runtimes.bursts import burst_ms, time_ms
 from spartan_planner.runtimes.one_by_one import OneByOne
-from spartan_planner.runtimes.protocol import Inputs, LayerSet, PartTimer, Session
+from spartan_planner.runtimes.protocol import Inputs, LayerSet, PartsOf, PartTimer, Session
 
 CPU = "cpu"
 
@@ -96,6 +96,20 @@ class TorchRuntime:
         raise ModelError("torch runs no ONNX model; choose runtime onnxruntime or openvino")
 
     def time_classes(self, model: bytes, num_threads: int) -> PartTimer | None:  # noqa: ARG002
+        """Refuse: torch runs no ONNX file.
+
+        Raises:
+            ModelError: always.
+        """
+        raise ModelError("torch runs no ONNX model; choose runtime onnxruntime or openvino")
+
+    def time_parts(
+        self,
+        model: Path,  # noqa: ARG002
+        num_threads: int,  # noqa: ARG002
+        inputs: Inputs,  # noqa: ARG002
+        parts_of: PartsOf,  # noqa: ARG002
+    ) -> PartTimer | None:
         """Refuse: torch runs no ONNX file.
 
         Raises:

@@ -1,54 +1,131 @@
-"""Data by name: the built-in digits, an ``.npz`` file, or a user's factory."""
+"""Data by name: what the text behind ``--data`` stands for."""
 
-import zipfile
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
-
-import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset
+from urllib.parse import parse_qsl
 
 from spartan_planner.digits import digits_data
 from spartan_planner.errors import TrainingError, UsageError
 from spartan_planner.model_names import load_object
+from spartan_planner.training.data.arrays import arrays_in, load_arrays
+from spartan_planner.training.data.image_sets import (
+    load_hugging_face,
+    load_image_folder,
+    load_torchvision,
+)
+from spartan_planner.training.data.preprocessing import Preprocessing
+from spartan_planner.training.data.split import DataSplit, Examples
+from spartan_planner.training.data.text import DEFAULT_CONTEXT, load_text
 
-Examples = Dataset[tuple[Tensor, ...]]
-_TEST_SHARE = 0.2
-_SPLIT_SEED = 0
-_LARGEST_BYTE = 255.0
+__all__ = ["FORMS", "DataSplit", "Examples", "Preprocessing", "load_data"]
+
+FORMS = (
+    "digits; the path of an .npz file, of several with commas between them or of a folder of them; "
+    "imagefolder:PATH; torchvision:NAME?root=PATH[&download=yes]; "
+    "hf:NAME[?config=..&image=COLUMN&label=COLUMN]; text:PATH[?context=128]; or "
+    "package.module:factory"
+)
+"""What a name of data may look like, for help texts and messages."""
+
+_Options = Mapping[str, str]
+_Loader = Callable[[str, _Options, Preprocessing | None], DataSplit]
 
 
-@dataclass(frozen=True)
-class DataSplit:
-    """Training and test examples, each an (input, label) pair."""
-
-    train: Examples
-    test: Examples
-
-
-def load_data(name: str) -> DataSplit:
+def load_data(name: str, preprocessing: Preprocessing | None = None) -> DataSplit:
     """Return the data that ``name`` stands for.
 
     Args:
-        name: ``digits``; the path of an ``.npz`` file with ``images`` and ``labels`` (and
-            optionally ``test_images`` and ``test_labels``; else a fixed fifth is held out); or
-            ``package.module:factory`` that returns a (train, test) pair of datasets.
+        name: one of :data:`FORMS`.  Arrays: ``images`` and ``labels``; files whose names begin
+            with ``test`` or ``val`` are the test set, else a fixed fifth is held out.  A factory
+            returns a (train, test) pair of datasets.
+        preprocessing: how images are prepared; by default pixels in [0, 1], and for a folder of
+            images what is usual for ImageNet.
 
     Raises:
         UsageError: the name stands for nothing.
-        TrainingError: the file or the factory does not hold what is needed.
+        TrainingError: the files or the factory do not hold what is needed.
+        ModelError: a package that the data need is not installed.
     """
-    if name == "digits":
+    body, _, query = name.partition("?")
+    source, has_colon, rest = body.partition(":")
+    if has_colon and source in _SOURCES:
+        load, allowed = _SOURCES[source]
+        return load(rest, _options(name, query, allowed), preprocessing)
+    options = _options(name, query, ())
+    if body == "digits":
+        _refuse_preprocessing(name, preprocessing)
         return DataSplit(*digits_data())
-    if name.endswith(".npz"):
-        return _from_npz(Path(name))
-    if ":" in name:
+    if body.endswith(".npz") or Path(body).is_dir():
+        return load_arrays(_array_files(body), preprocessing)
+    if body.endswith(".txt"):
+        return _text(body, options, preprocessing)
+    if has_colon:
+        _refuse_preprocessing(name, preprocessing)
         return _from_factory(name)
-    raise UsageError(
-        f"data {name!r} is not known; write digits, the path of an .npz file or "
-        "package.module:factory"
-    )
+    raise UsageError(f"data {name!r} is not known; write {FORMS}")
+
+
+def _array_files(body: str) -> list[Path]:
+    if Path(body).is_dir():
+        return arrays_in(Path(body))
+    return [Path(part) for part in body.split(",")]
+
+
+def _options(name: str, query: str, allowed: tuple[str, ...]) -> _Options:
+    """Read ``key=value&key=value``."""
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+    except ValueError as error:
+        raise UsageError(f"data {name!r}: options are written ?key=value&key=value") from error
+    for key, _ in pairs:
+        if key not in allowed:
+            known = f"it has {', '.join(allowed)}" if allowed else "it has none"
+            raise UsageError(f"data {name!r} has no option {key!r}; {known}")
+    return dict(pairs)
+
+
+def _torchvision(rest: str, options: _Options, preprocessing: Preprocessing | None) -> DataSplit:
+    download = _is_yes(options.get("download", "no"))
+    return load_torchvision(rest, Path(options.get("root", "data")), download, preprocessing)
+
+
+def _is_yes(text: str) -> bool:
+    if text not in ("yes", "no"):
+        raise UsageError(f"download={text} is not understood; write download=yes or download=no")
+    return text == "yes"
+
+
+def _image_folder(rest: str, options: _Options, preprocessing: Preprocessing | None) -> DataSplit:
+    del options
+    return load_image_folder(Path(rest), preprocessing)
+
+
+def _hugging_face(rest: str, options: _Options, preprocessing: Preprocessing | None) -> DataSplit:
+    columns = {key: options.get(key) for key in ("config", "image", "label")}
+    return load_hugging_face(rest, **columns, preprocessing=preprocessing)
+
+
+def _text(rest: str, options: _Options, preprocessing: Preprocessing | None) -> DataSplit:
+    _refuse_preprocessing(rest, preprocessing)
+    context = options.get("context", str(DEFAULT_CONTEXT))
+    if not context.isdecimal():
+        raise UsageError(f"data {rest}: context={context} must be a whole number")
+    return load_text(Path(rest), int(context))
+
+
+_SOURCES: dict[str, tuple[_Loader, tuple[str, ...]]] = {
+    "torchvision": (_torchvision, ("root", "download")),
+    "imagefolder": (_image_folder, ()),
+    "hf": (_hugging_face, ("config", "image", "label")),
+    "text": (_text, ("context",)),
+}
+
+
+def _refuse_preprocessing(name: str, preprocessing: Preprocessing | None) -> None:
+    if preprocessing is not None:
+        raise UsageError(
+            f"data {name!r} come ready for the model and take no preprocessing; leave it out"
+        )
 
 
 def _from_factory(name: str) -> DataSplit:
@@ -64,45 +141,3 @@ def _from_factory(name: str) -> DataSplit:
     ):
         raise TrainingError(f"data {name!r} must return a (train, test) pair of datasets")
     return DataSplit(*pair)
-
-
-def _from_npz(path: Path) -> DataSplit:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            held = {key: arrays[key] for key in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UsageError(f"data {path} cannot be read: {error}") from error
-    for key in ("images", "labels"):
-        if key not in held:
-            raise TrainingError(f"data {path} has no array {key!r}; it holds {sorted(held)}")
-    examples = _examples(path, held["images"], held["labels"])
-    if "test_images" in held and "test_labels" in held:
-        return DataSplit(examples, _examples(path, held["test_images"], held["test_labels"]))
-    order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(_SPLIT_SEED))
-    num_test = max(1, round(len(examples) * _TEST_SHARE))
-    parts = [
-        TensorDataset(*(tensor[part] for tensor in examples.tensors))
-        for part in (order[num_test:], order[:num_test])
-    ]
-    return DataSplit(*parts)
-
-
-def _examples(path: Path, images: np.ndarray, labels: np.ndarray) -> TensorDataset:
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise TrainingError(
-            f"data {path} has labels of type {labels.dtype} and shape {labels.shape}; "
-            "one whole number per image is needed"
-        )
-    if images.ndim == 0 or len(images) != len(labels) or len(images) < 2:
-        raise TrainingError(
-            f"data {path} holds images of shape {images.shape} and {len(labels)} labels; "
-            "equally many are needed, at least two"
-        )
-    tensor = torch.from_numpy(np.ascontiguousarray(images))
-    if tensor.dtype == torch.uint8:
-        tensor = tensor.float() / _LARGEST_BYTE
-        if tensor.dim() == 4 and tensor.shape[-1] in (1, 3):
-            tensor = tensor.permute(0, 3, 1, 2).contiguous()
-    if tensor.dim() == 3:
-        tensor = tensor.unsqueeze(1)
-    return TensorDataset(tensor.float(), torch.from_numpy(labels.astype(np.int64)))

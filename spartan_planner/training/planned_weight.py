@@ -1,14 +1,18 @@
-"""One weight under a plan: its latent values, its blocks and its masks."""
+"""One weight under a plan: its latent values, its blocks and its masks.
+
+All products run over the weight in the order of its memory (:func:`memory_order`), so that a
+weight in ``channels_last`` is never copied into another order.
+"""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from cost_models import Layout
-from spartan_planner.blocks import BlockAssignment, assign_blocks
+from cost_models import Layout, LayoutKind
+from spartan_planner.blocks import BlockAssignment, ranks_along, tile_shape
 from spartan_planner.planning import PlanLayer
-from spartan_planner.transport import masked_weight, weight_gradient
+from spartan_planner.transport import masked_weight, solve_hard_topk, tile_values, weight_gradient
 
 
 @dataclass
@@ -20,102 +24,223 @@ class PlannedWeight:
         parameter: the parameter; between optimizer steps it holds the sparse weight.
         layout: the layout of its blocks.
         cost_per_block: what keeping one block costs.
-        latent: the dense weight that the optimizer owns, kept aside between its steps.
-        assignment: which tile belongs to which block.
-        soft, hard: ``[blocks]`` masks ``m`` and ``h``.
+        num_protected: blocks, the most valuable first, that are always kept.
+        num_kept: elements of each group that an n:m layout keeps; ``None`` for other layouts.
+        order: the parameter's dimensions in the order of its memory.
+        assignment: which tile belongs to which block, dimensions in that order.
+        latent: the dense weight that the optimizer owns, kept aside between its steps; ``None``
+            before the first of them and where a method has none.
+        soft: ``[blocks]`` mask ``m`` (n:m: in the weight's shape, in memory order); ``None`` where
+            it is 1 everywhere.
+        kept: mask ``h`` of the elements in the parameter's dtype, while it stands still.
+        kept_size: what ``h`` keeps, in whole blocks, one number; ``None`` before the first step.
     """
 
     name: str
     parameter: nn.Parameter
     layout: Layout
     cost_per_block: float
+    num_protected: int
+    num_kept: int | None
+    order: tuple[int, ...]
+    assignment: BlockAssignment
     latent: Tensor | None = None
-    assignment: BlockAssignment | None = None
     soft: Tensor | None = None
-    hard: Tensor | None = None
+    kept: Tensor | None = None
+    kept_size: Tensor | None = None
 
     @staticmethod
     def of(layer: PlanLayer, parameter: nn.Parameter, cost_per_block: float) -> "PlannedWeight":
         """Make the planned weight of a sparse layer."""
-        return PlannedWeight(layer.name, parameter, Layout.parse(layer.layout), cost_per_block)
+        layout = Layout.parse(layer.layout)
+        order = memory_order(parameter)
+        return PlannedWeight(
+            layer.name,
+            parameter,
+            layout,
+            cost_per_block,
+            num_protected(layer),
+            layout.num_kept if layout.kind is LayoutKind.N_M else None,
+            order,
+            assign_in_order(parameter.detach(), layout, order)[1],
+        )
 
     @property
-    def kept_size(self) -> float:
-        """What the hard mask keeps, in whole blocks."""
-        assert self.hard is not None
-        sizes = torch.from_numpy(self.layout.block_sizes(tuple(self.parameter.shape)))
-        return float(sizes @ self.hard.double().cpu())
+    def is_pattern(self) -> bool:
+        """Whether the layout is n:m: its blocks do not compete with those of other layers."""
+        return self.num_kept is not None
 
     @property
-    def num_protected(self) -> int:
-        """Leading blocks that are always kept."""
-        return num_protected(self.layout)
+    def dense(self) -> Tensor:
+        """The latent weight, wherever it is."""
+        return self.parameter.detach() if self.latent is None else self.latent
 
-    def rank(self) -> Tensor:
-        """Assign blocks by the current (latent) values and return the value of each."""
-        values, self.assignment = assign_blocks(self.parameter.detach(), self.layout)
+    @property
+    def num_whole_blocks(self) -> float:
+        """Size of the weight in whole blocks."""
+        return self.layout.num_whole_blocks(tuple(self.parameter.shape))
+
+    def in_order(self, tensor: Tensor) -> Tensor:
+        """View a tensor of the parameter's shape in the order of the parameter's memory."""
+        return tensor.permute(self.order)
+
+    def values(self) -> Tensor:
+        """Assign blocks by the latent values and return the value of each, ``[blocks]``."""
+        values, self.assignment = assign_in_order(self.dense, self.layout, self.order)
         return values
 
-    def set_masks(self, soft: Tensor, hard: Tensor) -> None:
-        """Take masks of the blocks behind the protected ones, which are kept whole."""
-        protected = soft.new_ones(self.num_protected)
-        self.soft = torch.cat([protected, soft])
-        self.hard = torch.cat([protected, hard.to(soft.dtype)])
-
-    def put_sparse(self) -> None:
-        """Keep the latent weight aside and put ``theta * m * h`` into the parameter."""
-        assert self.assignment is not None
-        assert self.soft is not None
-        assert self.hard is not None
-        self.latent = self.parameter.detach().clone()
-        tiles = (self.assignment.per_tile(self.soft), self.assignment.per_tile(self.hard))
-        self.parameter.copy_(masked_weight(self.latent, *tiles, self.assignment.tile))
+    def keep_latent(self) -> None:
+        """Copy the parameter, which holds the latent weight, aside."""
+        if self.latent is None:
+            self.latent = torch.empty_like(self.parameter, requires_grad=False)
+        self.latent.copy_(self.parameter)
 
     def put_latent(self) -> None:
         """Put the latent weight back into the parameter."""
         if self.latent is not None:
             self.parameter.copy_(self.latent)
-            self.latent = None
+
+    def put_sparse(self, hard: Tensor) -> None:
+        """Put ``theta * m * h`` into the parameter; theta is the latent weight.
+
+        Args:
+            hard: ``h``, boolean, as ``soft``.
+        """
+        soft = hard if self.soft is None else self.soft
+        tiles = (self._per_tile(soft), self._per_tile(hard))
+        source, target = (self.in_order(t) for t in (self.dense, self.parameter.detach()))
+        if target.is_contiguous():
+            masked_weight(source, *tiles, self.assignment.tile, out=target)
+        else:
+            target.copy_(masked_weight(source, *tiles, self.assignment.tile))
+        self.kept_size = self._size(hard)
 
     def mask_gradient(self) -> Tensor:
         """Return ``g_b = sum G theta`` for each block, zero where no gradient arrived."""
-        assert self.assignment is not None
-        assert self.latent is not None
+        theta = self.in_order(self.dense)
         if self.parameter.grad is None:
-            return torch.zeros(self.assignment.num_blocks, device=self.latent.device)
-        return self.assignment.mask_gradient(self.parameter.grad, self.latent)
+            shape = tuple(theta.shape) if self.is_pattern else (self.assignment.num_blocks,)
+            return torch.zeros(shape, device=theta.device, dtype=theta.dtype)
+        gradient = self.in_order(self.parameter.grad)
+        if self.is_pattern:
+            return gradient * theta
+        return self.assignment.mask_gradient(gradient, theta)
 
     def set_gradient(self, value_gradient: Tensor) -> None:
         """Turn ``G`` into ``dL/dtheta = G m + sign(theta) dL/dv``, ``value_gradient [blocks]``."""
-        assert self.assignment is not None
-        assert self.latent is not None
-        assert self.soft is not None
         if self.parameter.grad is None:
             return
-        self.parameter.grad.copy_(
-            weight_gradient(
-                self.parameter.grad,
-                self.latent,
-                self.assignment.per_tile(self.soft),
-                self.assignment.per_tile(value_gradient),
-                self.assignment.tile,
-            )
-        )
+        assert self.soft is not None
+        gradient = self.in_order(self.parameter.grad)
+        factors = (self._per_tile(self.soft), self._per_tile(value_gradient))
+        theta, tile = self.in_order(self.dense), self.assignment.tile
+        if gradient.is_contiguous():
+            weight_gradient(gradient, theta, *factors, tile, out=gradient)
+        else:
+            gradient.copy_(weight_gradient(gradient, theta, *factors, tile))
 
-    def freeze(self) -> None:
-        """Bake the soft mask into the weight; from here on only the hard mask acts."""
-        self.latent = None
+    def hold(self, hard: Tensor) -> None:
+        """Take a mask that stands still: the parameter is the weight itself from now on."""
+        wide = self.assignment.expand(hard) if not self.is_pattern else hard
+        self.kept = torch.empty_like(self.parameter, requires_grad=False)
+        self.in_order(self.kept).copy_(wide)
+        self.kept_size = self._size(hard)
+        self.latent = self.soft = None
 
-    def apply_hard(self, tensor: Tensor) -> None:
-        """Set the pruned elements of a tensor of the weight's shape to zero, in place."""
-        assert self.assignment is not None
-        assert self.hard is not None
-        tensor.mul_(self.assignment.expand(self.hard).to(tensor.dtype))
+    def hold_elements(self, mask: Tensor) -> None:
+        """Take a mask of single elements that stands still, boolean, of the parameter's shape."""
+        # Imported here, because export brings the whole of ONNX with it.
+        from spartan_planner.export.kept_sizes import kept_size
+
+        self.kept = torch.empty_like(self.parameter, requires_grad=False).copy_(mask)
+        self.kept_size = torch.tensor(kept_size(self.kept, self.layout), dtype=torch.float64)
+        self.latent = self.soft = None
+
+    def is_untouched(self) -> bool:
+        """Whether the parameter still is ``theta m h``: each element is ``theta m`` or zero."""
+        if self.latent is None:
+            return True
+        found, expected = self.in_order(self.parameter.detach()), self.in_order(self.latent)
+        if self.soft is not None:
+            soft = self._per_tile(self.soft)
+            expected = masked_weight(expected, soft, torch.ones_like(soft), self.assignment.tile)
+        return bool(((found == 0) | (found == expected)).all())
+
+    def protected(self, values: Tensor) -> Tensor | None:
+        """Return which blocks are kept whatever the price, ``[blocks]``; ``None`` for none.
+
+        The rank slices of a balanced layout are in order of value by construction; in other
+        layouts ties go by position.
+        """
+        if not self.num_protected or self.is_pattern:
+            return None
+        if self.layout.balanced_step:
+            return torch.arange(values.numel(), device=values.device) < self.num_protected
+        return solve_hard_topk([values], [1.0], float(self.num_protected)).masks[0]
+
+    def _per_tile(self, figures: Tensor) -> Tensor:
+        return figures if self.is_pattern else self.assignment.per_tile(figures)
+
+    def _size(self, hard: Tensor) -> Tensor:
+        """Size of what is kept, in whole blocks, left on the device: no step waits for it."""
+        shape = tuple(self.parameter.shape)
+        if self.is_pattern:
+            return hard.count_nonzero() * (self.layout.num_of / hard.numel())
+        if self.layout.num_whole_blocks(shape) == self.layout.num_blocks(shape):
+            return hard.count_nonzero()
+        sizes = torch.from_numpy(self.layout.block_sizes(shape)).to(hard.device)
+        return sizes @ hard.to(sizes.dtype)
 
 
-def num_protected(layout: Layout) -> int:
-    """Return how many leading blocks are always kept, so that no layer is cut off.
+def num_protected(layer: PlanLayer) -> int:
+    """Return how many of a layer's blocks, the most valuable first, are always kept.
 
-    In a balanced layout block 0 holds the best inputs of every group.
+    At least the first rank slice of a balanced layout, which holds the best inputs of every group,
+    so that no layer is cut off; all of what an n:m layout keeps.
     """
-    return 1 if layout.balanced_step else 0
+    layout = Layout.parse(layer.layout)
+    if layout.kind is LayoutKind.N_M:
+        return layout.num_kept
+    return max(layer.min_kept_blocks, 1 if layout.balanced_step else 0)
+
+
+def memory_order(tensor: Tensor) -> tuple[int, ...]:
+    """Return the dimensions of a weight ``[out, in, *kernel]``, the largest stride first.
+
+    Outputs stay before inputs, so that tiles keep their numbers; a weight that is stored the other
+    way round keeps its own order, and is copied.
+    """
+    strides, sizes = tensor.stride(), tensor.shape
+    order = sorted(range(tensor.ndim), key=lambda d: (-strides[d] * (sizes[d] > 1), d))
+    is_turned = min(sizes[:2]) > 1 and order.index(0) > order.index(1)
+    return tuple(range(tensor.ndim)) if is_turned else tuple(order)
+
+
+def assign_in_order(
+    weight: Tensor, layout: Layout, order: tuple[int, ...]
+) -> tuple[Tensor, BlockAssignment]:
+    """Return the value of each block and the assignment of tiles, dimensions in memory order.
+
+    The blocks are those of :func:`spartan_planner.blocks.assign_blocks`.  Tiles span the whole
+    kernel, so they keep their numbers; single elements are numbered by their place in memory, and
+    the tiles of an n:m layout are its elements.
+
+    Args:
+        weight: ``[out, in, *kernel]``, in its own order.
+        layout: the layout.
+        order: its dimensions in memory order.
+    """
+    shape = tuple(weight.shape)
+    tile, ordered_shape = (
+        tuple(sizes[d] for d in order) for sizes in (tile_shape(layout, shape), shape)
+    )
+    values = tile_values(weight.detach().permute(order), tile)
+    if not layout.balanced_step:
+        num_tiles = values.numel()
+        return values.reshape(-1), BlockAssignment(tile, ordered_shape, None, num_tiles)
+    back = sorted(range(len(order)), key=order.__getitem__)
+    blocks = ranks_along(values.permute(back), 1) // layout.balanced_step
+    block_of_tile = blocks.permute(order).contiguous()
+    num_blocks = layout.num_blocks(shape)
+    assignment = BlockAssignment(tile, ordered_shape, block_of_tile, num_blocks)
+    return assignment.sum_tiles(values), assignment

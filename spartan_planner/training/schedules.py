@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 from spartan_planner.planning import Schedule
 
-INITIAL_BETA = 1.0
-
 
 @dataclass(frozen=True)
 class SchedulePoint:
@@ -13,20 +11,20 @@ class SchedulePoint:
 
     Attributes:
         budget_share: 1 at the start, when all blocks are affordable; 0 once the budget is reached.
-        beta: sharpness for blocks of one element.
+        sharpened: share of the way from the first beta to the target, in [0, 1].
         is_frozen: whether the mask stands still.
     """
 
     budget_share: float
-    beta: float
+    sharpened: float
     is_frozen: bool
 
 
 def schedule_point(schedule: Schedule, step: int, total_steps: int) -> SchedulePoint:
     """Return the point that is reached after ``step`` of ``total_steps`` optimizer steps.
 
-    The budget falls linearly over ``budget_fraction`` of the steps, beta rises linearly from 1
-    over ``sharpening_fraction``, the mask freezes for the last ``frozen_fraction``.
+    The budget falls linearly over ``budget_fraction`` of the steps, beta rises linearly over
+    ``sharpening_fraction``, the mask freezes for the last ``frozen_fraction``.
 
     Raises:
         ValueError: a step outside ``[0, total_steps]``.
@@ -34,10 +32,9 @@ def schedule_point(schedule: Schedule, step: int, total_steps: int) -> ScheduleP
     if not 0 <= step <= total_steps:
         raise ValueError(f"step {step} lies outside 0 to {total_steps}")
     progress = step / total_steps
-    sharpened = _ramp(progress, schedule.sharpening_fraction)
     return SchedulePoint(
         budget_share=1 - _ramp(progress, schedule.budget_fraction),
-        beta=INITIAL_BETA + (schedule.beta - INITIAL_BETA) * sharpened,
+        sharpened=_ramp(progress, schedule.sharpening_fraction),
         is_frozen=progress >= 1 - schedule.frozen_fraction,
     )
 

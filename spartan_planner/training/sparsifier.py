@@ -1,43 +1,37 @@
-"""The sparsifier: Spartan as hooks on an optimizer (DESIGN 4.4).
+"""The sparsifier: pruning while training, as hooks on an optimizer (DESIGN 4.4).
 
-After ``optimizer.step()`` the parameters are replaced by ``theta * m * h``, the latent ``theta``
-kept aside; before the next step gradients with respect to the sparse weights are turned into
-gradients with respect to ``theta``, and the latent weights put back.  Between steps the model
-holds truly sparse weights.
+After ``optimizer.step()`` the parameters are replaced by sparse weights, the latent ones kept
+aside; before the next step gradients with respect to the sparse weights are turned into gradients
+with respect to the latent ones, which are put back.  Between steps the model holds truly sparse
+weights.
 """
 
 import math
 import warnings
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cost_models import Layout
 from spartan_planner.errors import TrainingError
 from spartan_planner.planned_parameters import planned_parameters
-from spartan_planner.planning import Plan, PlanLayer
+from spartan_planner.planning import Plan, Schedule
 from spartan_planner.training.block_budgets import BlockBudgets
-from spartan_planner.training.planned_weight import PlannedWeight, num_protected
-from spartan_planner.training.schedules import SchedulePoint, schedule_point
-from spartan_planner.transport import (
-    HardSelection,
-    SelectionStatus,
-    SoftSelection,
-    soft_topk_gradient,
-    solve_hard_topk,
-    solve_soft_topk,
+from spartan_planner.training.competition import Competition
+from spartan_planner.training.methods import (
+    Fixed,
+    Method,
+    apply_kept,
+    default_schedule,
+    mask_gradients,
+    method_named,
 )
-
-_BUDGET_STEP, _BUDGET_RECOVERY = 1e-3, 0.01
-"""Where one of several budgets is exceeded the blended one is lowered by the overrun and this
-share, doubled with every further try; it recovers by one percent a step, and by twice as much after
-every step in which it could."""
-_LEAST_BUDGET_SHARE = 0.01
-"""Where the share starts from again after a step in which nothing but a tiny one would do."""
+from spartan_planner.training.planned_weight import PlannedWeight, num_protected
+from spartan_planner.training.sparsifier_state import StateDict, restore, saved
+from spartan_planner.training.stepping_watch import SteppingWatch
 
 _SPARSIFIED: "weakref.WeakSet[Optimizer]" = weakref.WeakSet()
 """Optimizers that have a sparsifier: two would undo each other."""
@@ -46,46 +40,56 @@ _SPARSIFIED: "weakref.WeakSet[Optimizer]" = weakref.WeakSet()
 class Sparsifier:
     """Trains a model to a plan, from inside an unchanged training loop.
 
+    What the loop sees between ``backward()`` and ``step()`` is G = dL/dw, the gradient with respect
+    to the sparse weights: that is what it clips and logs.  Weight decay acts inside ``step()``, on
+    the latent weights.
+
     Args:
         model: the model that the plan was made for.
         plan: the plan.
-        optimizer: the optimizer that owns the model's parameters.
+        optimizer: the optimizer that owns the model's parameters, also inside a wrapper such as
+            Accelerate's.
         total_steps: optimizer steps of the whole training run.
+        method: how to prune: a name or a :class:`Method`; the plan's by default.
+        schedule: how to come to the budget; by default the plan's, or where that is for another
+            method, the default of this one.
 
     Raises:
         PlanError: the plan belongs to another model.
-        TrainingError: the optimizer does not own a planned parameter, or there is no step.
+        TrainingError: the optimizer does not own a planned parameter, there is no step, or a fixed
+            mask does not keep the budgets.
+        UnknownNameError: there is no such method.
     """
 
     def __init__(
-        self, model: nn.Module, plan: Plan, optimizer: Optimizer, total_steps: int
+        self,
+        model: nn.Module,
+        plan: Plan,
+        optimizer: Optimizer,
+        total_steps: int,
+        method: str | Method | None = None,
+        schedule: Schedule | None = None,
     ) -> None:
         if total_steps < 1:
             raise TrainingError("total_steps must be at least 1")
-        _refuse_n_m(plan)
+        optimizer = _innermost(optimizer)
         parameters = planned_parameters(model, plan)
         _require_owned(parameters, optimizer)
-        self.plan = plan
-        self.total_steps = total_steps
-        self.num_steps_done = 0
-        self.price: float | None = None
-        protected = [num_protected(Layout.parse(layer.layout)) for layer in plan.sparse_layers]
-        self._budgets = BlockBudgets.of(plan, protected)
-        costs = self._budgets.blended_per_block
-        self._weights = [
-            PlannedWeight.of(layer, parameters[layer.name], cost)
-            for layer, cost in zip(plan.sparse_layers, costs, strict=True)
-        ]
-        self._budget_share, self._budget_recovery = 1.0, _BUDGET_RECOVERY
-        self._is_frozen = False
-        self._beta = 0.0
-        self._has_warned_of_budget = False
-        self._last_point = schedule_point(plan.schedule, 0, total_steps)
-        self._value_scale = _mean_block_elements(plan.sparse_layers)
         if optimizer in _SPARSIFIED:
             raise TrainingError("this optimizer already has a sparsifier; finalize that one first")
+        self.plan = plan
+        self.method = _method(plan if schedule is None else schedule, method)
+        self.schedule = schedule or _schedule(plan, self.method)
+        self.total_steps = total_steps
+        self.num_steps_done = 0
+        self._is_frozen = False
+        self._competition = Competition(plan, self.schedule, _planned_weights(plan, parameters))
+        self._versions: list[int] = []
+        if isinstance(self.method, Fixed):
+            self._prune_at_once()
         _SPARSIFIED.add(optimizer)
         self._optimizer = optimizer
+        self._watch = SteppingWatch(optimizer, [w.parameter for w in self._weights])
         self._handles = [
             optimizer.register_step_pre_hook(_refuse_closure),
             optimizer.register_step_pre_hook(lambda *_: self._before_step()),
@@ -97,15 +101,38 @@ class Sparsifier:
         """Whether the masks stand still."""
         return self._is_frozen
 
+    @property
+    def price(self) -> float | None:
+        """Value per mean cost at which a block is just worth keeping; ``None`` before any step."""
+        return self._competition.state.price
+
+    @property
+    def _weights(self) -> list[PlannedWeight]:
+        return self._competition.weights
+
     def stats(self) -> dict[str, Any]:
-        """Figures for a logger: what each layer keeps, price, beta, predicted cost."""
-        kept = {w.name: w.kept_size for w in self._weights if w.hard is not None}
-        budget = self.plan.budgets[0]
+        """Figures for a logger, the numbers in it the only ones that wait for the device.
+
+        Returns:
+            ``step``; ``phase`` (``dense``, ``falling``: the budget falls, ``searching``: it is
+            reached and masks move, ``frozen``); ``method``; ``price`` (``None`` where infinite);
+            ``beta`` and ``spread`` of the soft masks, 0 without; ``density`` of all sparse layers
+            together and ``densities`` of each; ``kept_sizes`` of each in whole blocks; ``costs``
+            of the whole model by budget; ``predicted`` and ``unit`` of the first of them.
+        """
+        state, budget = self._competition.state, self.plan.budgets[0]
+        kept = {w.name: float(w.kept_size) for w in self._weights if w.kept_size is not None}
+        densities = self._densities(kept)
         return {
             "step": self.num_steps_done,
+            "phase": self._phase,
+            "method": self.method.name,
             # Where everything or nothing is kept the price is infinite, which no logger takes.
-            "price": self.price if math.isfinite(self.price or 0.0) else None,
-            "beta": self._beta,
+            "price": state.price if math.isfinite(state.price or 0.0) else None,
+            "beta": state.beta,
+            "spread": state.spread,
+            "density": self._density(densities),
+            "densities": densities,
             "kept_sizes": kept,
             "predicted": self.plan.predicted(budget.cost, kept),
             "unit": budget.unit,
@@ -113,6 +140,45 @@ class Sparsifier:
                 item.cost: self.plan.predicted(item.cost, kept) for item in self.plan.budgets
             },
         }
+
+    def latent_weights(self) -> dict[str, Tensor]:
+        """Return the dense weights behind the sparse ones, by name; not copies.
+
+        Where a method has none, or they are frozen, the weights themselves.
+        """
+        return {weight.name: weight.dense for weight in self._weights}
+
+    @torch.no_grad()
+    def apply_to(self, model: nn.Module) -> None:
+        """Set to zero in another model, such as a moving average, what is zero in this one.
+
+        Raises:
+            PlanError: it is not of the plan's kind.
+        """
+        parameters = planned_parameters(model, self.plan)
+        for weight in self._weights:
+            parameters[weight.name].mul_(weight.parameter != 0)
+
+    def state_dict(self) -> StateDict:
+        """Return all that is needed to go on from here bit for bit, after an optimizer step.
+
+        Save the model's and the optimizer's state at the same moment.
+
+        Returns:
+            ``numbers``, which JSON can hold, and ``tensors`` by name; not copies.
+        """
+        return saved(self)
+
+    @torch.no_grad()
+    def load_state_dict(self, state: StateDict) -> None:
+        """Go on from a saved state; the model's and the optimizer's must be loaded already.
+
+        Raises:
+            TrainingError: it belongs to another plan, method, schedule or number of steps, or the
+                model's weights are not those of the same moment.
+        """
+        restore(self, state)
+        self._versions = [weight.parameter._version for weight in self._weights]
 
     def finalize(self) -> None:
         """Remove the hooks; the model keeps its sparse weights, within the budget.
@@ -125,6 +191,7 @@ class Sparsifier:
         """
         for handle in self._handles:
             handle.remove()
+        self._watch.remove()
         _SPARSIFIED.discard(self._optimizer)
         if self.num_steps_done == 0:
             raise TrainingError(
@@ -143,116 +210,108 @@ class Sparsifier:
     def _cut_to_budget(self) -> None:
         for weight in self._weights:
             weight.put_latent()
+        self._prune(self.total_steps)
+
+    @torch.no_grad()
+    def _prune_at_once(self) -> None:
+        """Apply a fixed mask, once it is seen to keep the budgets."""
+        self._prune(0)
+        kept = {w.name: float(w.kept_size) for w in self._weights if w.kept_size is not None}
+        for budget in self.plan.budgets:
+            predicted = self.plan.predicted(budget.cost, kept)
+            if predicted > (budget.asked or 0.0):
+                raise TrainingError(
+                    f"the fixed mask has a {budget.cost} of {predicted:.4g} {budget.unit}, "
+                    f"{budget.asked:.4g} are allowed; prune the weights in one shot first, or "
+                    "give masks within the plan's budgets"
+                )
+        apply_kept(self._weights)
+
+    def _prune(self, step: int) -> None:
+        point = self.method.point(self.schedule, step, self.total_steps)
         if self._weights:
-            self._select(schedule_point(self.plan.schedule, self.total_steps, self.total_steps))
-        for weight in self._weights:
-            weight.put_sparse()
-        self._freeze()
+            self.method.prune(self._competition, point)
+        self._is_frozen = point.is_frozen or step == self.total_steps
 
     @torch.no_grad()
     def _before_step(self) -> None:
-        if self.num_steps_done == 0 or not self._weights:
-            return
-        if self._is_frozen:
-            for weight in self._weights:
-                if weight.parameter.grad is not None:
-                    weight.apply_hard(weight.parameter.grad)
-            return
-        gradients = [weight.mask_gradient() for weight in self._weights]
-        by_value = soft_topk_gradient(
-            [_behind_protected(weight, weight.soft) for weight in self._weights],
-            [weight.cost_per_block for weight in self._weights],
-            self._beta,
-            [
-                _behind_protected(weight, gradient)
-                for weight, gradient in zip(self._weights, gradients, strict=True)
-            ],
-        )
-        for weight, gradient in zip(self._weights, by_value, strict=True):
-            protected = gradient.new_zeros(weight.num_protected)
-            weight.set_gradient(torch.cat([protected, gradient / self._value_scale]))
-            weight.put_latent()
-
-    @torch.no_grad()
-    def _after_step(self) -> None:
         if self.num_steps_done == self.total_steps:
             raise TrainingError(
                 f"more than the announced {self.total_steps} steps were taken; call finalize() "
                 "after the last one or announce more"
             )
+        self._watch.remove()
+        if self._is_frozen:
+            mask_gradients(self._weights)
+        elif self.num_steps_done and self._weights:
+            self._require_untouched()
+            self.method.turn_gradients(self._competition)
+
+    @torch.no_grad()
+    def _after_step(self) -> None:
         self.num_steps_done += 1
         if self._is_frozen:
-            for weight in self._weights:
-                weight.apply_hard(weight.parameter)
-            return
-        point = schedule_point(self.plan.schedule, self.num_steps_done, self.total_steps)
-        if self._weights:
-            self._select(point)
-        for weight in self._weights:
-            weight.put_sparse()
-        if point.is_frozen:
-            self._freeze()
+            apply_kept(self._weights)
+        else:
+            self._prune(self.num_steps_done)
+        self._versions = [weight.parameter._version for weight in self._weights]
 
-    def _freeze(self) -> None:
-        self._is_frozen = True
-        for weight in self._weights:
-            weight.freeze()
+    def _require_untouched(self) -> None:
+        """Refuse to lose what somebody else wrote to the parameters between steps."""
+        for weight, version in zip(self._weights, self._versions, strict=True):
+            if weight.parameter._version != version and not weight.is_untouched():
+                raise TrainingError(
+                    f"parameter {weight.name!r} was changed between two steps of the optimizer, "
+                    "which would be lost; load weights before the sparsifier is made, or load its "
+                    "own state after them"
+                )
 
-    def _select(self, point: SchedulePoint) -> None:
-        """Solve soft and hard top-k over the blocks of all layers at a point of the schedule."""
-        self._last_point = point
-        scaled = [weight.rank() / self._value_scale for weight in self._weights]
-        values = [_behind_protected(w, v) for w, v in zip(self._weights, scaled, strict=True)]
-        costs = [weight.cost_per_block for weight in self._weights]
-        names = [weight.name for weight in self._weights]
-        everything = sum(c * v.numel() for c, v in zip(costs, values, strict=True))
-        target = min(self._budgets.blended_limit, everything)
-        budget = target + (everything - target) * point.budget_share
-        hard = solve_hard_topk(values, costs, budget, names=names)
-        if len(self.plan.budgets) > 1 and point.budget_share == 0.0:
-            budget, hard = self._within_every_budget(values, costs, target)
-        self._beta = point.beta * math.sqrt(self._value_scale)
-        soft = solve_soft_topk(
-            values, costs, budget, self._beta, initial_price=self.price, names=names
-        )
-        self._warn_of_missed_budget(soft)
-        self.price = soft.price
-        for weight, m, h in zip(self._weights, soft.masks, hard.masks, strict=True):
-            weight.set_masks(m, h)
+    @property
+    def _phase(self) -> str:
+        if self._is_frozen:
+            return "frozen"
+        if self.num_steps_done == 0:
+            return "dense"
+        point = self.method.point(self.schedule, self.num_steps_done, self.total_steps)
+        return "falling" if point.budget_share else "searching"
 
-    def _warn_of_missed_budget(self, soft: SoftSelection) -> None:
-        """Say once that soft masks miss their budget; the hard masks keep it, so training goes on.
+    def _densities(self, kept: Mapping[str, float]) -> dict[str, float]:
+        return {
+            w.name: kept.get(w.name, w.num_whole_blocks) / w.num_whole_blocks for w in self._weights
+        }
 
-        The search ends in bisection and meets every budget that doubles can tell apart.
-        """
-        if soft.status is SelectionStatus.NOT_CONVERGED and not self._has_warned_of_budget:
-            self._has_warned_of_budget = True
-            warnings.warn(
-                f"the soft masks of step {self.num_steps_done} miss their budget by "
-                f"{soft.relative_budget_error:.1e} of it at a beta of {self._beta:g}; the hard "
-                "masks keep it, but a smaller beta in the schedule would train better",
-                stacklevel=2,
-            )
+    def _density(self, densities: Mapping[str, float]) -> float:
+        """Kept share of the elements of all sparse layers."""
+        sizes = {weight.name: weight.parameter.numel() for weight in self._weights}
+        kept = sum(densities[name] * size for name, size in sizes.items())
+        return kept / max(1, sum(sizes.values()))
 
-    def _within_every_budget(
-        self, values: Sequence[Tensor], costs: Sequence[float], target: float
-    ) -> tuple[float, HardSelection]:
-        """Lower the blended budget until no single budget is exceeded.
 
-        The share found carries over to the next step, where a little more is tried first.
-        """
-        share = min(1.0, self._budget_share * (1 + self._budget_recovery))
-        step, self._budget_recovery = _BUDGET_STEP, min(1.0, 2 * self._budget_recovery)
-        while True:
-            hard = solve_hard_topk(values, costs, target * share)
-            kept = [float(mask.count_nonzero()) for mask in hard.masks]
-            overrun = self._budgets.overrun(kept)
-            # The growing step ends at a share of 0 at the latest, where nothing is spent.
-            if overrun <= 1.0:
-                self._budget_share = max(share, _LEAST_BUDGET_SHARE)
-                return target * share, hard
-            share, step = max(0.0, share / overrun - share * step), 2 * step
-            self._budget_recovery = _BUDGET_RECOVERY
+def _method(source: Plan | Schedule, method: str | Method | None) -> Method:
+    if isinstance(method, Method):
+        return method
+    schedule = source.schedule if isinstance(source, Plan) else source
+    return method_named(method or schedule.method)
+
+
+def _schedule(plan: Plan, method: Method) -> Schedule:
+    """The plan's schedule, where it is for this method."""
+    return plan.schedule if plan.schedule.method == method.name else default_schedule(method.name)
+
+
+def _planned_weights(plan: Plan, parameters: Mapping[str, nn.Parameter]) -> list[PlannedWeight]:
+    protected = [num_protected(layer) for layer in plan.sparse_layers]
+    costs = BlockBudgets.of(plan, protected).blended_per_block
+    return [
+        PlannedWeight.of(layer, parameters[layer.name], cost)
+        for layer, cost in zip(plan.sparse_layers, costs, strict=True)
+    ]
+
+
+def _innermost(optimizer: Optimizer) -> Optimizer:
+    """Return the optimizer inside wrappers, whose own hooks never run."""
+    inner = getattr(optimizer, "optimizer", None)
+    return _innermost(inner) if isinstance(inner, Optimizer) else optimizer
 
 
 def _require_owned(parameters: Mapping[str, nn.Parameter], optimizer: Optimizer) -> None:
@@ -265,16 +324,6 @@ def _require_owned(parameters: Mapping[str, nn.Parameter], optimizer: Optimizer)
             )
 
 
-def _refuse_n_m(plan: Plan) -> None:
-    """Every layer keeps exactly n of m: its blocks do not compete, so there is nothing to learn."""
-    names = [layer.name for layer in plan.sparse_layers if Layout.parse(layer.layout).num_of]
-    if names:
-        raise TrainingError(
-            f"layer {names[0]} is planned in an n:m pattern, which cannot be trained yet; prune it "
-            "in one shot (export --one-shot), or plan with --layout tile:64x1@16"
-        )
-
-
 def _refuse_closure(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """A closure would run the model inside the step, on dense weights."""
     given = [item for item in (*args, *kwargs.values()) if item is not optimizer]
@@ -283,14 +332,3 @@ def _refuse_closure(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[st
             "optimizer.step(closure) is not supported: the closure would see dense weights; "
             "call backward() first and step() without arguments"
         )
-
-
-def _mean_block_elements(layers: tuple[PlanLayer, ...]) -> float:
-    """Mean number of elements of a block, over all blocks (DESIGN 4.1)."""
-    num_blocks = sum(layer.num_blocks for layer in layers)
-    return sum(layer.num_weights for layer in layers) / max(1, num_blocks)
-
-
-def _behind_protected(weight: PlannedWeight, figures: Tensor | None) -> Tensor:
-    assert figures is not None
-    return figures[weight.num_protected :]

@@ -1,0 +1,313 @@
+"""The blocks of all layers compete for what the budgets of a plan leave them."""
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from spartan_planner.planning import Plan, Schedule
+from spartan_planner.training.block_budgets import BlockBudgets
+from spartan_planner.training.patterns import (
+    hard_pattern,
+    pattern_budget,
+    pattern_gradient,
+    pattern_surplus,
+    soft_pattern,
+)
+from spartan_planner.training.planned_weight import PlannedWeight
+from spartan_planner.training.schedules import SchedulePoint
+from spartan_planner.training.sharpness import mean_surplus, sharpness
+from spartan_planner.transport import (
+    HardSelection,
+    SelectionStatus,
+    SoftSelection,
+    soft_topk_gradient,
+    solve_hard_topk,
+    solve_soft_topk,
+)
+
+_BUDGET_STEP, _BUDGET_RECOVERY = 1e-3, 0.01
+"""Where one of several budgets is exceeded the blended one is lowered by the overrun and this
+share, doubled with every further try; it recovers by one percent a step, and by twice as much after
+every step in which it could."""
+_LEAST_BUDGET_SHARE = 0.01
+"""Where the share starts from again after a step in which nothing but a tiny one would do."""
+_SPREAD_INTERVAL = 10
+"""Steps after which the spread of values is measured anew; it moves as slowly as the weights."""
+
+
+@dataclass
+class CompetitionState:
+    """What a competition carries from step to step, all of it numbers.
+
+    Attributes:
+        price: of the budget, in value per mean cost; infinite in the limits.
+        beta: sharpness of the masks as they are; 0 before any.
+        spread: mean surplus of what is kept (:func:`mean_surplus`), 0 before it was measured.
+        pattern_spreads, pattern_betas: the same for each n:m layer, by name.
+        spread_age: selections since it was measured.
+        budget_share: share of the blended budget that keeps every single one.
+        budget_recovery: share by which more is tried at the next step.
+        has_warned: whether a warning of missed budgets was given.
+    """
+
+    price: float | None = None
+    beta: float = 0.0
+    spread: float = 0.0
+    pattern_spreads: dict[str, float] = field(default_factory=dict)
+    pattern_betas: dict[str, float] = field(default_factory=dict)
+    spread_age: int = _SPREAD_INTERVAL
+    budget_share: float = 1.0
+    budget_recovery: float = _BUDGET_RECOVERY
+    has_warned: bool = False
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Who won: hard masks, and what the soft ones need to know.
+
+    Attributes:
+        values: ``[blocks]`` of each weight; of blocks that compete, per element of a mean block.
+        protected: which blocks of each weight are kept whatever the price; ``None`` for none.
+        hard: ``h`` of each weight, boolean.
+        threshold: value per mean cost at the boundary of what is kept.
+        budget: blended cost that the competing blocks may have.
+    """
+
+    values: list[Tensor]
+    protected: list[Tensor | None]
+    hard: list[Tensor]
+    threshold: float
+    budget: float
+
+
+class Competition:
+    """Hard and soft top-k over the blocks of a plan's sparse layers (DESIGN 4.1, 4.3, 4.8).
+
+    Args:
+        plan: the plan.
+        schedule: how beta is found.
+        weights: the weights of the plan's sparse layers, in its order.
+    """
+
+    def __init__(self, plan: Plan, schedule: Schedule, weights: Sequence[PlannedWeight]) -> None:
+        self.plan, self.schedule = plan, schedule
+        self.weights = list(weights)
+        self.budgets = BlockBudgets.of(plan, [weight.num_protected for weight in weights])
+        self.state = CompetitionState()
+        competing = [weight for weight in self.weights if not weight.is_pattern]
+        self._costs = [weight.cost_per_block for weight in competing]
+        self._num_blocks = [weight.assignment.num_blocks for weight in competing]
+        self._num_free = [w.assignment.num_blocks - w.num_protected for w in competing]
+        num_elements = sum(weight.parameter.numel() for weight in competing)
+        self._block_elements = num_elements / max(1, sum(self._num_blocks))
+
+    def select(self, budget_share: float) -> Selection:
+        """Select hard by the latent weights, ``budget_share`` of the way back to dense."""
+        values = [self._values(weight) for weight in self.weights]
+        protected = [w.protected(v) for w, v in zip(self.weights, values, strict=True)]
+        masks: Iterator[Tensor] = iter(())
+        budget, threshold = 0.0, math.inf
+        if self._costs:
+            free = self._free(values, protected)
+            budget, found = self._within_budgets(free, budget_share)
+            threshold, masks = found.threshold * self._mean_cost, iter(found.masks)
+            self.state.price = threshold
+        hard = [
+            self._hard_pattern(weight, value, budget_share)
+            if weight.is_pattern
+            else _whole(next(masks), mask, True)
+            for weight, value, mask in zip(self.weights, values, protected, strict=True)
+        ]
+        return Selection(values, protected, hard, threshold, budget)
+
+    def soften(self, selection: Selection, point: SchedulePoint) -> None:
+        """Give every weight the soft mask that belongs to a selection."""
+        self._measure_spread(selection)
+        masks: Iterator[Tensor] = iter(())
+        if self._costs:
+            self.state.beta = sharpness(
+                self.schedule, point.sharpened, self._block_elements, self.state.spread
+            )
+            soft = self._solve_soft(selection)
+            self.state.price, masks = soft.price, iter(soft.masks)
+        for weight, value, mask in zip(
+            self.weights, selection.values, selection.protected, strict=True
+        ):
+            if weight.is_pattern:
+                weight.soft = self._soft_pattern(weight, value, point)
+            else:
+                weight.soft = _whole(next(masks), mask, 1.0)
+
+    def value_gradients(self, mask_gradients: Sequence[Tensor]) -> list[Tensor]:
+        """Return dL/dv of the blocks of each weight, given ``g = dL/dm`` (DESIGN 4.2).
+
+        Protected blocks have ``m = 1``, hence ``r = 0``: they may stay where they are once their
+        part in the mean cost is taken out again.
+        """
+        pairs = list(zip(self.weights, mask_gradients, strict=True))
+        competing = [(weight, g) for weight, g in pairs if not weight.is_pattern]
+        by_value: Iterator[Tensor] = iter(())
+        if competing:
+            beta = self.state.beta * self._mean_cost / _mean(self._costs, self._num_blocks)
+            softs = [weight.soft for weight, _ in competing if weight.soft is not None]
+            slopes = [gradient for _, gradient in competing]
+            scale = 1 / self._block_elements
+            by_value = iter(soft_topk_gradient(softs, self._costs, beta * scale, slopes))
+        return [
+            self._pattern_gradient(weight, gradient) if weight.is_pattern else next(by_value)
+            for weight, gradient in pairs
+        ]
+
+    @property
+    def _mean_cost(self) -> float:
+        """Mean cost of the blocks that compete: the transport's unit of cost."""
+        return _mean(self._costs, self._num_free)
+
+    def _values(self, weight: PlannedWeight) -> Tensor:
+        values = weight.values()
+        if weight.is_pattern:
+            return values.view(weight.assignment.weight_shape)
+        return values if self._block_elements == 1 else values / self._block_elements
+
+    def _free(self, values: Sequence[Tensor], protected: Sequence[Tensor | None]) -> list[Tensor]:
+        """The values of the blocks that compete."""
+        return [
+            value if mask is None else value[~mask]
+            for weight, value, mask in zip(self.weights, values, protected, strict=True)
+            if not weight.is_pattern
+        ]
+
+    def _within_budgets(
+        self, free: Sequence[Tensor], budget_share: float
+    ) -> tuple[float, HardSelection]:
+        """Select within the blended budget, and once that is reached within every single one."""
+        everything = sum(c * num for c, num in zip(self._costs, self._num_free, strict=True))
+        target = min(self.budgets.blended_limit, everything)
+        if len(self.plan.budgets) > 1 and budget_share == 0.0:
+            return self._within_every_budget(free, target)
+        budget = target + (everything - target) * budget_share
+        return budget, solve_hard_topk(free, self._costs, budget, names=self._names)
+
+    @property
+    def _names(self) -> list[str]:
+        return [weight.name for weight in self.weights if not weight.is_pattern]
+
+    def _within_every_budget(
+        self, free: Sequence[Tensor], target: float
+    ) -> tuple[float, HardSelection]:
+        """Lower the blended budget until no single budget is exceeded.
+
+        The share found carries over to the next step, where a little more is tried first.
+        """
+        state = self.state
+        share = min(1.0, state.budget_share * (1 + state.budget_recovery))
+        step, state.budget_recovery = _BUDGET_STEP, min(1.0, 2 * state.budget_recovery)
+        while True:
+            hard = solve_hard_topk(free, self._costs, target * share, names=self._names)
+            overrun = self.budgets.overrun(self._num_kept(hard))
+            # The growing step ends at a share of 0 at the latest, where nothing is spent.
+            if overrun <= 1.0:
+                state.budget_share = max(share, _LEAST_BUDGET_SHARE)
+                return target * share, hard
+            share, step = max(0.0, share / overrun - share * step), 2 * step
+            state.budget_recovery = _BUDGET_RECOVERY
+
+    def _num_kept(self, hard: HardSelection) -> list[float]:
+        """Competing blocks that each layer keeps; none of an n:m layer competes."""
+        counts = iter(hard.masks)
+        return [
+            0.0 if weight.is_pattern else float(next(counts).count_nonzero())
+            for weight in self.weights
+        ]
+
+    def _solve_soft(self, selection: Selection) -> SoftSelection:
+        free = self._free(selection.values, selection.protected)
+        state = self.state
+        soft = solve_soft_topk(
+            free,
+            self._costs,
+            selection.budget,
+            state.beta,
+            initial_price=state.price,
+            names=self._names,
+        )
+        self._warn_of_missed_budget(soft)
+        return soft
+
+    def _warn_of_missed_budget(self, soft: SoftSelection) -> None:
+        """Say once that soft masks miss their budget; the hard masks keep it, so training goes on.
+
+        The search ends in bisection and meets every budget that doubles can tell apart.
+        """
+        if soft.status is SelectionStatus.NOT_CONVERGED and not self.state.has_warned:
+            self.state.has_warned = True
+            warnings.warn(
+                f"the soft masks miss their budget by {soft.relative_budget_error:.1e} of it at a "
+                f"beta of {self.state.beta:g}; the hard masks keep it, but a smaller beta in the "
+                "schedule would train better",
+                stacklevel=2,
+            )
+
+    def _measure_spread(self, selection: Selection) -> None:
+        """Measure how far what is kept lies above the price, every few steps."""
+        state = self.state
+        state.spread_age += 1
+        if self.schedule.beta_rule == "paper" or state.spread_age < _SPREAD_INTERVAL:
+            return
+        state.spread_age = 0
+        value = cost = 0.0
+        for weight, values, hard in zip(
+            self.weights, selection.values, selection.hard, strict=True
+        ):
+            if weight.is_pattern:
+                state.pattern_spreads[weight.name] = self._pattern_surplus(weight, values, hard)
+                continue
+            value += float((values * hard).sum(dtype=torch.float64))
+            cost += float(hard.count_nonzero()) * weight.cost_per_block
+        if self._costs:
+            state.spread = mean_surplus(value, cost / self._mean_cost, selection.threshold)
+
+    def _hard_pattern(self, weight: PlannedWeight, values: Tensor, share: float) -> Tensor:
+        return hard_pattern(values, *_groups(weight), self._pattern_budget(weight, share))
+
+    def _soft_pattern(self, weight: PlannedWeight, values: Tensor, point: SchedulePoint) -> Tensor:
+        spread = self.state.pattern_spreads.get(weight.name, 0.0)
+        beta = sharpness(self.schedule, point.sharpened, 1.0, spread)
+        self.state.pattern_betas[weight.name] = beta
+        budget = self._pattern_budget(weight, point.budget_share)
+        return soft_pattern(values, *_groups(weight), budget, beta)
+
+    def _pattern_gradient(self, weight: PlannedWeight, gradient: Tensor) -> Tensor:
+        assert weight.soft is not None
+        beta = self.state.pattern_betas[weight.name]
+        return pattern_gradient(weight.soft, gradient, *_groups(weight), beta)
+
+    @staticmethod
+    def _pattern_surplus(weight: PlannedWeight, values: Tensor, hard: Tensor) -> float:
+        return pattern_surplus(values, hard, *_groups(weight))
+
+    @staticmethod
+    def _pattern_budget(weight: PlannedWeight, share: float) -> float:
+        return pattern_budget(weight.layout.num_kept, weight.layout.num_of, share)
+
+
+def _groups(weight: PlannedWeight) -> tuple[int, int]:
+    """Dimension of the inputs in memory order, and inputs of a group."""
+    return weight.order.index(1), weight.layout.num_of
+
+
+def _mean(costs: Sequence[float], counts: Sequence[int]) -> float:
+    """Mean cost of a block; 1 where there is none."""
+    total = sum(cost * count for cost, count in zip(costs, counts, strict=True))
+    return total / sum(counts) if sum(counts) else 1.0
+
+
+def _whole(masks: Tensor, protected: Tensor | None, figure: float | bool) -> Tensor:
+    """Put the protected blocks, with a figure of their own, among those that compete."""
+    if protected is None:
+        return masks
+    return masks.new_full(protected.shape, figure).masked_scatter_(~protected, masks)

@@ -1,0 +1,1 @@
+"""Sources of examples: arrays, folders of images, torchvision, Hugging Face, text."""

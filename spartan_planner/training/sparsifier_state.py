@@ -1,0 +1,107 @@
+"""The state of a sparsifier: saved, checked and restored."""
+
+import dataclasses
+import hashlib
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from torch import Tensor
+
+from cost_models.documents import dump_document
+from spartan_planner.errors import TrainingError
+from spartan_planner.planning import plan_fingerprint
+from spartan_planner.training.competition import CompetitionState
+from spartan_planner.training.planned_weight import PlannedWeight, assign_in_order
+
+if TYPE_CHECKING:
+    from spartan_planner.training.sparsifier import Sparsifier
+
+_VERSION = 1
+_TENSORS = ("latent", "soft", "kept", "kept_size")
+
+
+class StateDict(TypedDict):
+    """What :meth:`Sparsifier.state_dict` returns: numbers for JSON, and tensors by name."""
+
+    numbers: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+def saved(sparsifier: "Sparsifier") -> StateDict:
+    """Return the state of a sparsifier after an optimizer step."""
+    numbers = {
+        **_identity(sparsifier),
+        "num_steps_done": sparsifier.num_steps_done,
+        "is_frozen": sparsifier.is_frozen,
+        "competition": dataclasses.asdict(sparsifier._competition.state),
+    }
+    tensors = {
+        f"{weight.name}.{kind}": getattr(weight, kind)
+        for weight in sparsifier._weights
+        for kind in _TENSORS
+        if getattr(weight, kind) is not None
+    }
+    return {"numbers": numbers, "tensors": tensors}
+
+
+def restore(sparsifier: "Sparsifier", state: StateDict) -> None:
+    """Bring a sparsifier to a saved state, whose tensors are copied; nothing changes on errors.
+
+    Raises:
+        TrainingError: the state belongs to another run, or the weights to another moment.
+    """
+    numbers = state["numbers"]
+    _require_same_run(_identity(sparsifier), numbers)
+    weights = [_restored(weight, state["tensors"]) for weight in sparsifier._weights]
+    for weight in weights:
+        if not weight.is_untouched():
+            raise TrainingError(
+                f"parameter {weight.name!r} is not the sparse weight of the saved state; load the "
+                "model's weights of the same moment first"
+            )
+    sparsifier._competition.weights = weights
+    sparsifier._competition.state = CompetitionState(**numbers["competition"])
+    sparsifier.num_steps_done = int(numbers["num_steps_done"])
+    sparsifier._is_frozen = bool(numbers["is_frozen"])
+
+
+def _identity(sparsifier: "Sparsifier") -> dict[str, Any]:
+    """What a saved state and the sparsifier that it is loaded into have in common."""
+    schedule = hashlib.sha256(dump_document(sparsifier.schedule).encode()).hexdigest()
+    return {
+        "version": _VERSION,
+        "plan": plan_fingerprint(sparsifier.plan),
+        "method": sparsifier.method.name,
+        "schedule": schedule,
+        "total_steps": sparsifier.total_steps,
+    }
+
+
+def _require_same_run(expected: dict[str, Any], found: dict[str, Any]) -> None:
+    for key, value in expected.items():
+        if found.get(key) != value:
+            raise TrainingError(
+                f"the saved state is of a run with {key} {found.get(key)}, this one has {value}; "
+                "resume with the same plan, method, schedule and number of steps"
+            )
+
+
+def _restored(weight: PlannedWeight, tensors: dict[str, Tensor]) -> PlannedWeight:
+    """Return a weight with the saved tensors, each in the memory order of the parameter."""
+    held: dict[str, Tensor | None] = {}
+    for kind in _TENSORS:
+        tensor = tensors.get(f"{weight.name}.{kind}")
+        held[kind] = None if tensor is None else _placed(weight, kind, tensor)
+    restored = dataclasses.replace(weight, **held)  # type: ignore[arg-type]
+    assignment = assign_in_order(restored.dense, restored.layout, restored.order)[1]
+    return dataclasses.replace(restored, assignment=assignment)
+
+
+def _placed(weight: PlannedWeight, kind: str, tensor: Tensor) -> Tensor:
+    if kind not in ("latent", "kept"):
+        return tensor.detach().to(weight.parameter.device).clone()
+    if tensor.shape != weight.parameter.shape:
+        raise TrainingError(
+            f"the saved state holds a {kind} of shape {tuple(tensor.shape)} for parameter "
+            f"{weight.name!r} of shape {tuple(weight.parameter.shape)}; it is of another model"
+        )
+    return weight.parameter.detach().clone().copy_(tensor)
