@@ -68,8 +68,8 @@ def parse_document(text: str, cls: type[_Document], origin: str) -> _Document:
         as_json = json.dumps(plain)
     except _NOT_PLAIN_YAML as error:
         raise DocumentError(
-            f"{origin} is not a plain YAML document: {_yaml_problem(error)}; correct it, or copy it "
-            "again if it is cut off"
+            f"{origin} is not a plain YAML document: {_yaml_problem(error)}; correct it, or "
+            "copy it again if it is cut off"
         ) from error
     if plain is None:
         raise DocumentError(f"{origin} is empty; is it the right file?")
@@ -134,8 +134,9 @@ def _read_text(path: Path, kind: str) -> str:
         raise DocumentError(f"{kind} {path} cannot be read as text: {error}") from error
 
 
-_SHORT = reprlib.Repr(maxstring=60, maxother=60, maxdict=6, maxlist=6)
+_SHORT = reprlib.Repr()
 """Shows what was found with long texts and lists shortened, each by itself."""
+_SHORT.maxstring = _SHORT.maxother = 60
 
 
 def _first_problem(error: ValidationError, origin: str) -> str:

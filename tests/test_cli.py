@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import profile_of
+from builders import profile_of, small_workload
 
 from cost_models import DeviceProfile, Workload, read_document, write_document
 from spartan_planner.cli.app import run
@@ -319,6 +319,21 @@ def test_inspect_of_an_onnx_file(capsys):
     assert code == 0, err
     _, torch_out, _ = call(capsys, "inspect", "mine:network", *shape, "--json")
     assert json.loads(out)["macs"] == json.loads(torch_out)["macs"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"), [(4, "3 rounds are kept in p.yaml.partial"), (0, "nothing is kept")]
+)
+def test_an_interrupted_profile_says_what_is_kept(folder, capsys, monkeypatch, lines, message):
+    def interrupted(*_):
+        if lines:
+            (folder / "p.yaml.partial").write_text("{}\n" * lines)
+        raise KeyboardInterrupt
+
+    write_document(folder / "w.yaml", small_workload())
+    monkeypatch.setattr("spartan_planner.profiling.write_profile", interrupted)
+    code, _, err = call(capsys, "profile", "w.yaml", "-o", "p.yaml")
+    assert (code, message in err) == (130, True), err
 
 
 def test_the_graph_of_another_model_is_not_profiled(folder, capsys):

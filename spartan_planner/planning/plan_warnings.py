@@ -12,7 +12,7 @@ from spartan_planner.planning.problem import PlanProblem
 def plan_warnings(
     problem: PlanProblem, planned: Sequence[PlanLayer], profile: DeviceProfile | None
 ) -> tuple[str, ...]:
-    """Return what there is to say of budgets, layouts, and layers: fixed, estimated, thin, masked."""
+    """Return sentences about budgets, layouts, and layers: fixed, estimated, thin, masked."""
     estimated = estimate_warnings(problem.workload, planned, profile) if profile else ()
     return (
         *_budgets_above_dense(problem),
@@ -43,8 +43,8 @@ def thin_layers_warning(planned: Sequence[PlanLayer]) -> tuple[str, ...]:
     names = ", ".join(f"{layer.name} ({layer.density:.1%})" for layer in thin[:MAX_NAMED])
     more = f" and {len(thin) - MAX_NAMED} more" if len(thin) > MAX_NAMED else ""
     return (
-        f"less than {THIN_DENSITY:.0%} is kept of {names}{more}, which may cut the model off there: "
-        f"--min-density '{thin[0].name}=5%' keeps more, --min-density '*=5%' of every layer",
+        f"less than {THIN_DENSITY:.0%} is kept of {names}{more}, which may cut the model off "
+        f"there: --min-density '{thin[0].name}=5%' keeps more, --min-density '*=5%' of every layer",
     )
 
 
