@@ -42,6 +42,20 @@ class Tokens(nn.Module):
 def tokens():
     return Tokens()
 
+class Table(Tokens):
+    # Looks rows up in a parameter that no module says is a table.
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = None
+        self.table = nn.Parameter(Tokens().embedding.weight.detach())
+
+    def forward(self, ids):
+        return self.layer(nn.functional.embedding(ids, self.table))
+
+def table():
+    return Table()
+
 def bert():
     from model_zoo import import_models
     transformers = import_models("transformers")
@@ -135,12 +149,22 @@ def test_a_planned_language_model_is_exported_with_token_ids_of_the_planned_shap
 
 
 @pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("meta", [(), ("--meta",)])
+def test_a_model_that_looks_ids_up_is_inspected_by_their_shape(capsys, meta):
+    code, out, err = call(capsys, "inspect", "mine:tokens", "--input-shape", "1,4", "--json", *meta)
+    assert code == 0, err
+    assert json.loads(out)["macs"] == 4 * 8 * 8
+    code, _, err = call(capsys, "inspect", "mine:table", "--input-shape", "1,4", *meta)
+    assert (code, "give ids, int64, with --inputs" in err) == (2, True)
+
+
+@pytest.mark.usefixtures("folder")
 def test_inputs_that_cannot_be_made_up_from_their_shape_are_asked_for(capsys):
     np.save("ids.npy", np.arange(4).reshape(1, 4))
     ids = ("--inputs", "ids.npy")
-    plan = ("plan", "mine:tokens", *ids, "-b", "flops=70%", "-o", "p.yaml")
+    plan = ("plan", "mine:table", *ids, "-b", "flops=70%", "-o", "p.yaml")
     assert call(capsys, *plan)[0] == 0
-    export = ("export", "mine:tokens", "--plan", "p.yaml", "-o", "m.onnx")
+    export = ("export", "mine:table", "--plan", "p.yaml", "-o", "m.onnx")
     code, _, error = call(capsys, *export)
     assert (code, error) == (2, "error: the model's inputs are of type int64; give --inputs\n")
     assert call(capsys, *export, *ids)[0] == 0
