@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+import reprlib
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -63,10 +64,15 @@ def parse_document(text: str, cls: type[_Document], origin: str) -> _Document:
         DocumentError: the text is not YAML or does not fit ``cls``.
     """
     try:
-        as_json = json.dumps(yaml.load(text, Loader=_Loader))
+        plain = yaml.load(text, Loader=_Loader)
+        as_json = json.dumps(plain)
     except _NOT_PLAIN_YAML as error:
-        reason = " ".join(str(error).split())
-        raise DocumentError(f"{origin} is not a plain YAML document: {reason}") from error
+        raise DocumentError(
+            f"{origin} is not a plain YAML document: {_yaml_problem(error)}; correct it, or "
+            "copy it again if it is cut off"
+        ) from error
+    if plain is None:
+        raise DocumentError(f"{origin} is empty; is it the right file?")
     try:
         parsed: _Document = _adapter(cls).validate_json(as_json)
     except ValidationError as error:
@@ -84,6 +90,13 @@ _NOT_PLAIN_YAML = (
     ValueError,
 )
 """What the YAML library raises: tags such as ``!!int ""`` make it fail in ways of their own."""
+
+
+def _yaml_problem(error: Exception) -> str:
+    """What the library found, and in which line, without the excerpts that it prints."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem and error.problem_mark:
+        return f"{error.problem} in line {error.problem_mark.line + 1}"
+    return " ".join(str(error).split())
 
 
 class _Loader(yaml.SafeLoader):
@@ -121,6 +134,11 @@ def _read_text(path: Path, kind: str) -> str:
         raise DocumentError(f"{kind} {path} cannot be read as text: {error}") from error
 
 
+_SHORT = reprlib.Repr()
+"""Shows what was found with long texts and lists shortened, each by itself."""
+_SHORT.maxstring = _SHORT.maxother = 60
+
+
 def _first_problem(error: ValidationError, origin: str) -> str:
     first = error.errors(include_url=False)[0]
     where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in first["loc"]).lstrip(".")
@@ -132,8 +150,7 @@ def _first_problem(error: ValidationError, origin: str) -> str:
             f"{origin}: at schema_version: found {first['input']!r}: not read by this version, "
             f"which reads {first['ctx']['expected']}; make the file anew with it"
         )
-    found = repr(first["input"])
-    found = found if len(found) <= 80 else f"{found[:77]}..."
+    found = _SHORT.repr(first["input"])
     message = first["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     return f"{origin}: at {where or 'the top'}: found {found}: {message}{more}"

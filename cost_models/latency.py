@@ -130,7 +130,8 @@ def _joint_source(sources: list[CostSource]) -> CostSource:
 def _require(profile: DeviceProfile | None) -> DeviceProfile:
     if profile is None:
         raise CostModelError(
-            "latency depends on the device; give a profile made by 'spartan-planner profile'"
+            "latency depends on the device; give a profile made by 'spartan-planner profile', or "
+            "the name of a bundled one ('spartan-planner profiles' lists them)"
         )
     return profile
 

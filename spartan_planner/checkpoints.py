@@ -1,5 +1,6 @@
 """Weights on disk: safetensors, written whole or not at all."""
 
+import zipfile
 from pathlib import Path
 
 import torch
@@ -47,13 +48,29 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError) as error:
+    except SafetensorError as error:
+        raise DocumentError(
+            f"checkpoint {path} is not a safetensors file, or it is cut off ({error}); save it or "
+            "copy it again"
+        ) from error
+    except OSError as error:
         raise DocumentError(f"checkpoint {path} cannot be read: {error}") from error
     except Exception as error:
-        raise DocumentError(
-            f"checkpoint {path} is not a plain file of tensors: {str(error).splitlines()[0]}"
-        ) from error
+        raise DocumentError(_not_of_tensors(path)) from error
     if not isinstance(state, dict):
         raise DocumentError(f"checkpoint {path} holds {type(state).__name__}, not named tensors")
     nested = state.get("state_dict", state)
     return {str(name): tensor for name, tensor in nested.items()}
+
+
+def _not_of_tensors(path: Path) -> str:
+    """Torch's own words would recommend to run what the file holds."""
+    if not zipfile.is_zipfile(path):
+        return (
+            f"checkpoint {path} is neither a safetensors nor a torch file of tensors, or it is cut "
+            "off; write it with safetensors, or with torch.save(model.state_dict(), PATH)"
+        )
+    return (
+        f"checkpoint {path} holds more than tensors (a whole model, or an optimizer's state); save "
+        "the weights alone: torch.save(model.state_dict(), PATH)"
+    )

@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import inspect
+import itertools
 import sys
 import zipfile
 from collections.abc import Callable
@@ -15,9 +16,10 @@ from accelerate import init_empty_weights
 from torch import Tensor, nn
 
 from spartan_planner.errors import ModelError, UsageError
+from spartan_planner.extraction.extract import ASKS_FOR_IDS
 from spartan_planner.input_shapes import parse_shapes
 from spartan_planner.lazy_parameters import with_known_shapes
-from spartan_planner.torchvision_operators import prepare_torchvision
+from spartan_planner.torchvision_operators import prepare_torchvision, with_torchvision
 
 DEFAULT_SEED = 0
 
@@ -37,19 +39,47 @@ def load_model(name: str, seed: int = DEFAULT_SEED, on_meta: bool = False) -> nn
     """
     source, separator, rest = name.partition(":")
     if not separator or not source or not rest:
-        raise ModelError(
-            f"model {name!r} is not known; write torchvision:NAME, timm:NAME, transformers:TYPE or "
-            "package.module:factory"
-        )
-    torch.manual_seed(seed)
-    build: Callable[[str], nn.Module] = _SOURCES.get(source, lambda _: _from_factory(name))
+        raise ModelError(_no_name(name))
+    source_of: Callable[[str], nn.Module] = _SOURCES.get(source, lambda _: _from_factory(name))
+
+    def build() -> nn.Module:
+        torch.manual_seed(seed)
+        return source_of(rest)
+
     if not on_meta:
-        return with_known_shapes(build(rest), name)
+        return with_known_shapes(with_torchvision(build), name)
     # Only parameters are made on the meta device: some models read other tensors while they are
     # built.
     with init_empty_weights():
-        model = build(rest)
+        model = with_torchvision(build)
     return with_known_shapes(model, name).to("meta")
+
+
+def _no_name(name: str) -> str:
+    """What to write instead of a text that names no model, by what it looks like."""
+    path = Path(name.removesuffix(":"))
+    if path.suffix in (".yaml", ".yml"):
+        return f"{name} is a workload already, not a model: give it to 'profile' or 'plan'"
+    if path.suffix == ".onnx":
+        return (
+            f"{name} is an ONNX file, and this command needs the torch model; write "
+            "package.module:factory"
+        )
+    if path.suffix in (".safetensors", ".pt", ".pth", ".bin"):
+        return (
+            f"{name} holds weights, not a model; write package.module:factory and give the weights "
+            "with --checkpoint"
+        )
+    if path.suffix == ".py" or path.with_suffix(".py").is_file():
+        module = ".".join(path.with_suffix("").parts)
+        return (
+            f"model {name!r} names a module, not what builds the model; write {module}:FUNCTION, "
+            "a function that returns it"
+        )
+    return (
+        f"model {name!r} is not known; write torchvision:NAME, timm:NAME, transformers:TYPE or "
+        "package.module:factory"
+    )
 
 
 def load_object(name: str, purpose: str) -> Any:  # noqa: ANN401 - whatever the user's module holds
@@ -63,7 +93,7 @@ def load_object(name: str, purpose: str) -> Any:  # noqa: ANN401 - whatever the 
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        module = importlib.import_module(module_name)
+        module = with_torchvision(lambda: importlib.import_module(module_name))
     except (Exception, SystemExit) as error:
         raise UsageError(
             f"{purpose} {name!r}: cannot import {module_name!r} ({error}); it is looked for on "
@@ -181,9 +211,36 @@ def inputs_suiting(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor
     A Hugging Face model says by ``main_input_name`` that it reads ``input_ids``.  Its first input
     becomes ids below the size of its vocabulary; further ones, masks, become ones.  An encoder
     with a decoder, given one shape, reads the same ids in both.
+
+    Any other model with a table that rows are looked up in is run once; where it refuses real
+    numbers, the inputs that it refuses become ids below the size of its smallest table.
     """
-    if getattr(model, "main_input_name", "") != "input_ids":
-        return tuple(item.to(_floating_type(model)) for item in inputs)
+    if getattr(model, "main_input_name", "") == "input_ids":
+        return _tokens(model, inputs)
+    suited = tuple(item.to(_floating_type(model)) for item in inputs)
+    sizes = [item.num_embeddings for item in model.modules() if isinstance(item, _TABLES)]
+    if not sizes or len(suited) > MAX_TRIED_INPUTS:
+        return suited
+    generator = torch.Generator().manual_seed(DEFAULT_SEED)
+    ids = [torch.randint(min(sizes), item.shape, generator=generator) for item in inputs]
+    other = suited
+    for candidate in itertools.product(*zip(suited, ids, strict=True)):
+        refusal = _refusal(model, candidate)
+        if not refusal:
+            return candidate
+        # What stops ids of a wrong shape is worth more to the user than that they must be ids.
+        if other is suited and ASKS_FOR_IDS not in refusal:
+            other = candidate
+    return other
+
+
+_TABLES = (nn.Embedding, nn.EmbeddingBag)
+
+MAX_TRIED_INPUTS = 4
+"""Of more inputs it is not tried out which of them are ids."""
+
+
+def _tokens(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     config: Any = model.config
     generator = torch.Generator().manual_seed(DEFAULT_SEED)
     size = config.get_text_config().vocab_size
@@ -191,6 +248,28 @@ def inputs_suiting(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor
     if config.is_encoder_decoder and len(inputs) == 1:
         return ids, torch.ones_like(ids), ids
     return ids, *(torch.ones(item.shape, dtype=torch.int64) for item in inputs[1:])
+
+
+def _refusal(model: nn.Module, inputs: tuple[Tensor, ...]) -> str:
+    """Run the model, leave it as it was, and return what it says against the inputs."""
+    device = next((item.device for item in model.parameters()), torch.device("cpu"))
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.no_grad(), device:
+            model(*(item.to(device) for item in inputs))
+    except (Exception, SystemExit) as error:
+        return str(error) or type(error).__name__
+    finally:
+        for module in training:
+            module.training = True
+    return ""
+
+
+def in_floating_type(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return inputs of float64, numpy's default, in the model's floating type; others as is."""
+    kind = _floating_type(model)
+    return tuple(item.to(kind) if item.dtype == torch.float64 else item for item in inputs)
 
 
 def _floating_type(model: nn.Module) -> torch.dtype:
@@ -211,8 +290,14 @@ def read_example_inputs(path: Path) -> tuple[Tensor, ...]:
         loaded = np.load(path, allow_pickle=False)
         arrays = [loaded] if isinstance(loaded, np.ndarray) else [loaded[key] for key in loaded]
         tensors = tuple(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise UsageError(f"example inputs {path} cannot be read: {error}") from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UsageError(f"example inputs {path} cannot be read: {reason}") from error
+    except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise UsageError(
+            f"example inputs {path} cannot be read: the file holds no plain arrays of numbers; "
+            "write them with numpy.save or numpy.savez"
+        ) from error
     if not tensors:
         raise UsageError(f"example inputs {path} hold no array")
     return tensors
@@ -224,12 +309,13 @@ def example_inputs(input_shape: str | None, inputs: Path | None) -> tuple[Tensor
     Raises:
         UsageError: neither or both are given, or the given one cannot be understood.
     """
-    if (input_shape is None) == (inputs is None):
-        raise UsageError(
-            "the model must be run once: give either --input-shape 1,3,224,224 or "
-            "--inputs with an .npy or .npz file"
-        )
+    if input_shape is not None and inputs is not None:
+        raise UsageError("give either --input-shape or --inputs, not both")
     if input_shape is not None:
         return parse_input_shape(input_shape)
-    assert inputs is not None
-    return read_example_inputs(inputs)
+    if inputs is not None:
+        return read_example_inputs(inputs)
+    raise UsageError(
+        "the model must be run once: give either --input-shape 1,3,224,224 or --inputs with an "
+        ".npy or .npz file"
+    )

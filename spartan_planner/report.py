@@ -16,10 +16,20 @@ from spartan_planner.trial_rounds import Trial
 _SCALES = {"FLOPs": (1e6, "MFLOPs"), "parameters": (1e6, "M parameters"), "bytes": (1e6, "MB")}
 
 
+_JOULES = ((1.0, "J"), (1e-3, "mJ"), (1e-6, "uJ"))
+
+
 def amount(figure: float, unit: str) -> str:
     """Return a figure with its unit, scaled for reading: ``3.79 ms``, ``512 MFLOPs``."""
-    scale, name = _SCALES.get(unit, (1.0, unit))
+    scale, name = _readable(unit, figure)
     return f"{figure / scale:.4g} {name}"
+
+
+def _readable(unit: str, figure: float) -> tuple[float, str]:
+    """What to divide a figure by for reading, and what the unit is called then."""
+    if unit == "J":
+        return next((step for step in _JOULES if figure >= step[0]), _JOULES[-1])
+    return _SCALES.get(unit, (1.0, unit))
 
 
 def workload_table(workload: Workload) -> Table:
@@ -131,13 +141,15 @@ def plan_table(plan: Plan) -> Table:
     table.add_column("layout", no_wrap=True)
     for heading in ("density", "kept blocks"):
         table.add_column(heading, justify="right")
+    scales = {}
     for budget in plan.budgets:
-        table.add_column(f"dense {budget.unit}", justify="right")
-        table.add_column(f"predicted {budget.unit}", justify="right")
+        scales[budget.cost], unit = _energy_scale(budget)
+        table.add_column(f"dense {unit}", justify="right")
+        table.add_column(f"predicted {unit}", justify="right")
     lowered = plan.lowered_layers()
     for layer in plan.layers:
         figures = [
-            f"{figure:.4g}"
+            f"{figure / scales[budget.cost]:.4g}"
             for budget in plan.budgets
             for figure in (
                 layer.costs[budget.cost].dense,
@@ -147,9 +159,14 @@ def plan_table(plan: Plan) -> Table:
         blocks = f"{layer.num_kept_blocks}/{layer.num_blocks}" if layer.is_sparse else "all"
         table.add_row(layer.name, layer.layout, f"{layer.density:.1%}", blocks, *figures)
     if any(budget.rest for budget in plan.budgets):
-        rests = [f"{budget.rest:.4g}" for budget in plan.budgets for _ in range(2)]
+        rests = [f"{b.rest / scales[b.cost]:.4g}" for b in plan.budgets for _ in range(2)]
         table.add_row("(rest)", "", "", "", *rests)
     return table
+
+
+def _energy_scale(budget: PlanBudget) -> tuple[float, str]:
+    """One unit for all layers: joules of a whole model are far too large for them."""
+    return _readable("J", budget.dense) if budget.unit == "J" else (1.0, budget.unit)
 
 
 def totals_table(costs: tuple[PlanBudget, ...]) -> Table:

@@ -142,7 +142,7 @@ def test_a_density_that_is_no_share_is_refused(text):
 
 @pytest.mark.parametrize("text", ["a*=150%", "a*=-0.1", "a*=nan", "a*=inf"])
 def test_a_density_out_of_range_is_refused(text):
-    with pytest.raises(UsageError, match="must lie between 0 and 1"):
+    with pytest.raises(UsageError, match="must lie between 0% and 100%"):
         parse_bounds([], [text], [])
 
 

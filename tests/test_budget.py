@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from cost_models import UnknownNameError
 from spartan_planner.errors import UsageError
 from spartan_planner.planning import Budget, parse_budget
+from spartan_planner.planning.budget import parse_budgets
 
 
 @pytest.mark.parametrize(
@@ -36,14 +37,17 @@ def test_budget_is_understood(text, budget):
     [
         ("50%", "write cost=amount, such as latency=50%"),
         ("=50%", "write cost=amount"),
-        ("latency=", "a number followed by ms"),
-        ("latency=12", "a number followed by ms"),
-        ("latency=12MB", "a number followed by ms"),
-        ("latency=fast", "write a share such as 40%"),
+        ("latency=", "or a figure: latency=12s or latency=12ms"),
+        ("latency=12", "or a figure: latency=12s or latency=12ms"),
+        ("latency=12MB", "or a figure: latency=12s or latency=12ms"),
+        ("latency=fast", "write a share such as latency=40%"),
         ("latency=-5ms", "is not understood"),
         ("latency=nan%", "is not understood"),
         ("latency=1,5ms", "is not understood"),
-        ("flops=1E", "a number followed by nothing"),
+        ("flops=1E", "flops=12 or flops=12K"),
+        ("flops=50", "did you mean flops=50%"),
+        ("params=0.4", "did you mean params=40%"),
+        ("flops=nan", "is not understood; write a share such as flops=40%"),
         ("params=0", "must be positive and finite"),
         ("params=0%", "must be positive and finite"),
         ("flops=1e999", "must be positive and finite"),
@@ -55,6 +59,12 @@ def test_what_is_no_budget_is_refused(text, message):
     with pytest.raises(UsageError, match=message) as caught:
         parse_budget(text)
     assert text.strip() in str(caught.value)
+
+
+def test_a_cost_has_one_budget_at_most():
+    assert [item.cost for item in parse_budgets(["flops=50%", "params=50%"])] == ["flops", "params"]
+    with pytest.raises(UsageError, match="a budget on flops is given twice"):
+        parse_budgets(["flops=50%", "params=50%", "flops=1G"])
 
 
 def test_unknown_cost_lists_the_known_ones():

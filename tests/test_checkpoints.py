@@ -35,13 +35,17 @@ class Dangerous:
         return (print, ("executed",))
 
 
-@pytest.mark.parametrize("name", ["missing.pt", "text.pt", "text.safetensors", "pickle.pt"])
+@pytest.mark.parametrize(
+    "name", ["missing.pt", "text.pt", "text.safetensors", "pickle.pt", "model.pt"]
+)
 def test_files_that_are_no_weights(tmp_path, name, capsys):
     (tmp_path / "text.pt").write_text("hello", encoding="utf-8")
     (tmp_path / "text.safetensors").write_text("hello", encoding="utf-8")
     (tmp_path / "pickle.pt").write_bytes(pickle.dumps(Dangerous()))
-    with pytest.raises(DocumentError, match=name):
+    torch.save(tiny_network(), tmp_path / "model.pt")
+    with pytest.raises(DocumentError, match=name) as caught:
         load_weights(tiny_network(), tmp_path / name)
+    assert "weights_only" not in str(caught.value)
     assert "executed" not in capsys.readouterr().out
 
 

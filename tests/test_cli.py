@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import profile_of
+from builders import profile_of, small_workload
 
 from cost_models import DeviceProfile, Workload, read_document, write_document
 from spartan_planner.cli.app import run
@@ -41,6 +41,20 @@ class Tokens(nn.Module):
 
 def tokens():
     return Tokens()
+
+class Table(Tokens):
+    # Looks rows up in a parameter that no module says is a table.
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = None
+        self.table = nn.Parameter(Tokens().embedding.weight.detach())
+
+    def forward(self, ids):
+        return self.layer(nn.functional.embedding(ids, self.table))
+
+def table():
+    return Table()
 
 def bert():
     from model_zoo import import_models
@@ -135,12 +149,22 @@ def test_a_planned_language_model_is_exported_with_token_ids_of_the_planned_shap
 
 
 @pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("meta", [(), ("--meta",)])
+def test_a_model_that_looks_ids_up_is_inspected_by_their_shape(capsys, meta):
+    code, out, err = call(capsys, "inspect", "mine:tokens", "--input-shape", "1,4", "--json", *meta)
+    assert code == 0, err
+    assert json.loads(out)["macs"] == 4 * 8 * 8
+    code, _, err = call(capsys, "inspect", "mine:table", "--input-shape", "1,4", *meta)
+    assert (code, "give ids, int64, with --inputs" in err) == (2, True)
+
+
+@pytest.mark.usefixtures("folder")
 def test_inputs_that_cannot_be_made_up_from_their_shape_are_asked_for(capsys):
     np.save("ids.npy", np.arange(4).reshape(1, 4))
     ids = ("--inputs", "ids.npy")
-    plan = ("plan", "mine:tokens", *ids, "-b", "flops=70%", "-o", "p.yaml")
+    plan = ("plan", "mine:table", *ids, "-b", "flops=70%", "-o", "p.yaml")
     assert call(capsys, *plan)[0] == 0
-    export = ("export", "mine:tokens", "--plan", "p.yaml", "-o", "m.onnx")
+    export = ("export", "mine:table", "--plan", "p.yaml", "-o", "m.onnx")
     code, _, error = call(capsys, *export)
     assert (code, error) == (2, "error: the model's inputs are of type int64; give --inputs\n")
     assert call(capsys, *export, *ids)[0] == 0
@@ -153,7 +177,18 @@ def test_inputs_that_cannot_be_made_up_from_their_shape_are_asked_for(capsys):
         (("inspect",), "Missing argument"),
         (("inspect", "mine:network", "--input-shap", "1"), "No such option"),
         (("inspect", "mine:network"), "give either --input-shape"),
-        (("inspect", "mine:network", "--input-shape", "1,2"), "check --input-shape"),
+        (("inspect", "mine:network", "--input-shape", "1,2"), "(--input-shape or --inputs)"),
+        (("inspect", "mine:netwerk"), "did you mean network"),
+        (("inspect", "mine"), "write mine:FUNCTION"),
+        (("inspect", "mine.yaml"), "is a workload already"),
+        (
+            ("inspect", "mine:network", "--input-shape", "1,1,8,8", "--inputs", "x.npy"),
+            "not both",
+        ),
+        (
+            ("inspect", "mine:network", "--input-shape", "1,1,8,8", "--checkpoint", "mine.py"),
+            "neither a safetensors nor a torch file",
+        ),
         (("inspect", "mine:netwerk", "--input-shape", "1,1,8,8"), "did you mean network"),
         (("inspect", "resnet50", "--input-shape", "1,3,8,8"), "write torchvision:NAME"),
         (("profile", "none.yaml", "-o", "x"), "none.yaml does not exist"),
@@ -284,6 +319,13 @@ def test_inspect_of_a_model_without_values_says_what_is_missing(folder, capsys):
     assert meta == replace(real, graph="")
 
 
+def test_arrays_of_float64_are_used_as_the_model_is_and_that_is_said(folder, capsys):
+    np.save(folder / "x.npy", np.zeros((1, 1, 8, 8)))
+    code, _, err = call(capsys, "inspect", "mine:network", "--inputs", "x.npy")
+    assert code == 0
+    assert err.startswith("notice: the float64 arrays of x.npy are used as float32")
+
+
 @pytest.mark.usefixtures("folder")
 def test_inspect_shows_products_and_why_weights_are_not_prunable(capsys):
     code, out, err = call(capsys, "inspect", "transformers:gpt2", "--meta", "--input-shape", "1,8")
@@ -301,6 +343,21 @@ def test_inspect_of_an_onnx_file(capsys):
     assert code == 0, err
     _, torch_out, _ = call(capsys, "inspect", "mine:network", *shape, "--json")
     assert json.loads(out)["macs"] == json.loads(torch_out)["macs"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"), [(4, "3 rounds are kept in p.yaml.partial"), (0, "nothing is kept")]
+)
+def test_an_interrupted_profile_says_what_is_kept(folder, capsys, monkeypatch, lines, message):
+    def interrupted(*_):
+        if lines:
+            (folder / "p.yaml.partial").write_text("{}\n" * lines)
+        raise KeyboardInterrupt
+
+    write_document(folder / "w.yaml", small_workload())
+    monkeypatch.setattr("spartan_planner.profiling.write_profile", interrupted)
+    code, _, err = call(capsys, "profile", "w.yaml", "-o", "p.yaml")
+    assert (code, message in err) == (130, True), err
 
 
 def test_the_graph_of_another_model_is_not_profiled(folder, capsys):

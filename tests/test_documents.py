@@ -92,7 +92,6 @@ def test_float_is_read_however_it_is_written(written):
         ("{schema_version: '1', parts: [], counts: {}}", "schema_version", "'1'"),
         ("{schema_version: true, parts: [], counts: {}}", "schema_version", "True"),
         ("[]", "the top", "[]"),
-        ("", "the top", "None"),
         ("just text", "the top", "'just text'"),
     ],
 )
@@ -104,6 +103,28 @@ def test_misfit_is_named_by_file_place_and_value(tmp_path, text, where, what):
     message = str(caught.value)
     assert message.startswith(f"whole {path}: at {where}: found ")
     assert what in message
+
+
+@pytest.mark.parametrize("text", ["", "\n", "# nothing else\n", "~"])
+def test_an_empty_file_is_called_empty(text):
+    with pytest.raises(DocumentError, match=r"^text is empty; is it the right file\?$"):
+        parse_document(text, Whole, "text")
+
+
+def test_a_file_that_is_cut_off_is_told_in_one_sentence():
+    with pytest.raises(DocumentError) as caught:
+        parse_document("schema_version: 1\nparts: [{name: 'abc", Whole, "text")
+    message = str(caught.value)
+    assert message.startswith("text is not a plain YAML document: found unexpected end of stream")
+    assert message.endswith("in line 2; correct it, or copy it again if it is cut off")
+
+
+def test_long_texts_in_what_was_found_are_shortened_each_by_itself():
+    with pytest.raises(DocumentError) as caught:
+        parse_document(f"[{{note: {'long ' * 50}, value: -5}}]", Whole, "text")
+    message = str(caught.value)
+    assert "'value': -5}]" in message
+    assert len(message) < 200
 
 
 def test_several_misfits_are_counted():

@@ -1,11 +1,14 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from spartan_planner.errors import ModelError, UsageError
+from spartan_planner.extraction import extract_workload
 from spartan_planner.model_names import (
     example_inputs,
     import_models,
+    in_floating_type,
     inputs_suiting,
     load_model,
     parse_input_shape,
@@ -42,7 +45,13 @@ def test_a_factory_in_the_current_folder_is_found_and_seeded():
     ("name", "message"),
     [
         ("resnet50", "write torchvision:NAME"),
-        ("my_models:", "write torchvision:NAME"),
+        ("my_models:", "write my_models:FUNCTION"),
+        ("my_models", "write my_models:FUNCTION"),
+        ("my_models.py", "write my_models:FUNCTION"),
+        ("models.yaml", "is a workload already"),
+        ("model.onnx", "needs the torch model"),
+        ("weights.safetensors", "give the weights with --checkpoint"),
+        (":network", "write torchvision:NAME"),
         ("my_models:netwerk", "did you mean network"),
         ("no_such_module:network", "cannot import 'no_such_module'"),
         ("my_models:number", "must return a torch.nn.Module"),
@@ -80,13 +89,17 @@ def test_inputs_that_cannot_be_read(tmp_path):
     (tmp_path / "text.npy").write_text("not an array", encoding="utf-8")
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object))
     for name in ("text.npy", "objects.npy", "missing.npy"):
-        with pytest.raises(UsageError, match="cannot be read"):
+        with pytest.raises(UsageError, match="cannot be read") as caught:
             example_inputs(None, tmp_path / name)
+        assert "pickle" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("shape", "path"), [(None, None), ("1,2", "some.npy")])
-def test_exactly_one_way_to_give_inputs(shape, path):
-    with pytest.raises(UsageError, match="give either"):
+@pytest.mark.parametrize(
+    ("shape", "path", "message"),
+    [(None, None, "must be run once"), ("1,2", "some.npy", "not both")],
+)
+def test_exactly_one_way_to_give_inputs(shape, path, message):
+    with pytest.raises(UsageError, match=message):
         example_inputs(shape, path)
 
 
@@ -144,3 +157,59 @@ def test_backbones_are_built_without_their_weights(monkeypatch, on_meta):
 def test_lazy_parameters_are_refused():
     with pytest.raises(ModelError, match="parameter weight of my_models:lazy has no shape"):
         load_model("my_models:lazy")
+
+
+class Rating(nn.Module):
+    """Reads ids, then real numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.few = nn.Embedding(1000, 4), nn.Embedding(5, 4)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, ids, features):
+        return self.head(self.table(ids) + self.few(ids) + features)
+
+
+def small_reader():
+    return nn.Sequential(nn.Embedding(7, 4), nn.Flatten(), nn.Linear(12, 2))
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_model_that_refuses_real_numbers_gets_ids(device):
+    (ids,) = inputs_suiting(small_reader().to(device), parse_input_shape("2,3"))
+    assert ids.dtype == torch.int64
+    assert ids.max() < 7
+    ids, features = inputs_suiting(Rating().to(device), parse_input_shape("2,3;2,3,4"))
+    assert (ids.dtype, features.dtype) == (torch.int64, torch.float32)
+    assert ids.max() < 5
+
+
+def test_a_model_with_a_table_that_takes_real_numbers_gets_them():
+    class Positions(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.positions, self.head = nn.Embedding(6, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.head(x + self.positions.weight)
+
+    model = Positions()
+    (inputs,) = inputs_suiting(model, parse_input_shape("2,6,4"))
+    assert inputs.dtype == torch.float32
+    assert model.training
+
+
+def test_of_ids_that_do_not_fit_the_reason_is_told():
+    inputs = inputs_suiting(small_reader(), parse_input_shape("2,5"))
+    with pytest.raises(ModelError, match=r"\(2, 5\) \(int64\).*shapes cannot.*check the shapes"):
+        extract_workload(small_reader(), inputs, "reader")
+    with pytest.raises(ModelError, match="give ids, int64, with --inputs"):
+        extract_workload(small_reader(), torch.randn(2, 3), "reader")
+
+
+def test_arrays_of_float64_become_what_the_model_is():
+    inputs = (torch.zeros(2, dtype=torch.float64), torch.zeros(2, dtype=torch.int64))
+    suited = in_floating_type(nn.Linear(2, 2), inputs)
+    assert [item.dtype for item in suited] == [torch.float32, torch.int64]
+    assert in_floating_type(nn.Linear(2, 2).double(), inputs)[0].dtype == torch.float64

@@ -715,3 +715,163 @@ def test_recurrent_weights_are_linear_layers(path, op, gates, direction):
     assert second.macs == length * constants["r"].size
     assert not first.prunable
     assert "recurrent" in second.not_prunable_because
+
+
+def gates_reordered(source, result):
+    """What torch's exporter writes for a weight of four gates, of the first of two directions."""
+    cuts = [
+        node("Slice", [source, f"c{start}", f"c{start + 1}", "c0"], f"{result}_{start}")
+        for start in range(4)
+    ]
+    order = [f"{result}_{place}" for place in (0, 3, 1, 2)]
+    return [
+        *cuts,
+        node("Concat", order, f"{result}_m", axis=0),
+        node("Unsqueeze", [f"{result}_m", "c0"], result),
+    ]
+
+
+def test_recurrent_weights_joined_from_slices_are_a_layer_each(path):
+    hidden, inputs, length = 4, 8, 6
+    bounds = {f"c{place}": np.array([place * hidden]) for place in range(5)}
+    constants = {
+        **bounds,
+        "w": array(2, 4 * hidden, inputs),
+        "forth": array(4 * hidden, hidden),
+        "back": array(4 * hidden, hidden),
+    }
+    nodes = [
+        *gates_reordered("forth", "f"),
+        *gates_reordered("back", "b"),
+        node("Concat", ["f", "b"], "r", axis=0),
+        node("LSTM", ["x", "w", "r"], hidden_size=hidden, direction="bidirectional", layout=1),
+    ]
+    write(path, nodes, constants, {"x": (1, length, inputs)})
+    workload = workload_of_onnx(path)
+    assert [layer.name for layer in workload.layers] == ["w", "forth", "back"]
+    assert [layer.macs for layer in workload.layers] == [
+        length * constants[name].size for name in ("w", "forth", "back")
+    ]
+    assert workload.layers[1].shape.weight_shape == (4 * hidden, hidden)
+    assert not workload.unpriced
+
+
+RECURRENT_WEIGHTS = {
+    # How the hidden state's weight [1, 16, 4] comes about; names of layers; products besides.
+    "one per gate": (
+        [node("Concat", ["i", "o", "f", "c"], "m", axis=0), node("Unsqueeze", ["m", "zero"], "r")],
+        {name: array(4, 4) for name in "iofc"},
+        ["w", "i", "o", "f", "c"],
+        0,
+    ),
+    "split along the inputs": (
+        [node("Concat", ["left", "right"], "r", axis=2)],
+        {"left": array(1, 16, 3), "right": array(1, 16, 1)},
+        ["w", "left"],
+        0,
+    ),
+    "computed in every run": (
+        [node("Mul", ["v", "g"], "r")],
+        {"v": array(1, 16, 4), "g": array(16, 1)},
+        ["w", "v"],
+        0,
+    ),
+    "decided by an input": ([node("Mul", ["r0", "h"], "r")], {"r0": array(1, 16, 4)}, ["w"], 1),
+}
+
+
+@pytest.mark.parametrize("name", RECURRENT_WEIGHTS)
+def test_nothing_of_a_recurrent_operation_is_hidden(path, name):
+    nodes, weights, layers, num_products = RECURRENT_WEIGHTS[name]
+    length, inputs = 6, 8
+    constants = {"w": array(1, 16, inputs), "zero": np.array([0]), **weights}
+    values = {"x": (1, length, inputs)} | ({"h": (16, 1)} if num_products else {})
+    recurrent = node("LSTM", ["x", "w", "r"], hidden_size=4, layout=1)
+    write(path, [*nodes, recurrent], constants, values)
+    workload = workload_of_onnx(path)
+    assert [layer.name for layer in workload.layers] == layers
+    assert len(workload.products) == num_products
+    assert workload.macs == length * 16 * (inputs + 4)
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.core = kind(8, 12, num_layers=2, bidirectional=True, batch_first=True)
+
+    def forward(self, x):
+        return self.core(x)[0]
+
+
+# nn.RNN is exported step by step, and what its first steps make of a state of zeros is known before
+# the model runs: one product for each of two layers and directions.
+@pytest.mark.parametrize(
+    ("kind", "known_macs"), [(nn.LSTM, 0), (nn.GRU, 0), (nn.RNN, 2 * 2 * 12 * 12)]
+)
+def test_exported_recurrent_layers_have_the_work_of_torchs(path, kind, known_macs):
+    model, inputs = randomized(lambda: Recurrent(kind)), (torch.randn(1, 5, 8),)
+    ir.save(torch_to_onnx(model, inputs), path)
+    ours, theirs = workload_of_onnx(path), extract_workload(model, inputs, "torch")
+    assert ours.macs == theirs.macs - known_macs
+    figures = [sum(layer.num_weights for layer in workload.layers) for workload in (ours, theirs)]
+    assert figures[0] == figures[1]
+    assert all(layer.name.startswith("core.") for layer in ours.layers)
+    assert kind.__name__ not in [item.op for item in ours.unpriced]
+    refilled = graph_of_text(ours.graph)
+    assert set(refilled.initializers) <= {layer.name for layer in ours.layers}
+
+
+class Named(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.plain = nn.Linear(8, 16, bias=False)
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.loose = nn.Parameter(torch.zeros(16, 6))
+
+    def forward(self, x):
+        x = self.plain(x)
+        return self.attention(x, x, x, need_weights=False)[0] @ self.loose
+
+
+def test_layers_are_named_after_parameters_that_the_exporter_renamed(path):
+    model, inputs = randomized(Named), (torch.randn(1, 5, 8),)
+    ir.save(torch_to_onnx(model, inputs), path)
+    initializers = {tensor.name for tensor in onnx.load(path).graph.initializer}
+    names = {layer.name for layer in workload_of_onnx(path).layers}
+    assert names == {name for name, item in model.named_parameters() if item.dim() > 1}
+    assert not names <= initializers
+    assert {use.layer for use in weight_uses_of_onnx(path)} == names
+
+
+SCOPES = {
+    # Scope that the exporter noted, names of further initializers; then the layer's name.
+    "told by the bias": ("['', 'enc', 'linear']", {"x.out_bias": array(4)}, "enc.out_weight"),
+    "module only": ("['', 'enc', 'linear']", {"c": array(4)}, "enc.val_7"),
+    "no module": ("['', 'linear']", {"x.bias": array(4)}, "val_7"),
+    "no text": ("]]", {"x.bias": array(4)}, "val_7"),
+    "taken": (
+        "['', 'enc', 'linear']",
+        {"x.bias": array(4), "enc.weight": array(4)},
+        "val_7",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SCOPES)
+def test_names_of_layers_by_what_the_exporter_noted(path, case):
+    scope, further, name = SCOPES[case]
+    nodes = [node("MatMul", ["x", "val_7"], "m"), node("Add", ["m", next(iter(further))])]
+    model = onnx_model(nodes, {"val_7": array(8, 4), **further}, {"x": (3, 8)}, ["y"])
+    model.graph.node[0].metadata_props.add(key="pkg.torch.onnx.name_scopes", value=scope)
+    onnx.save(model, path)
+    assert [layer.name for layer in workload_of_onnx(path).layers] == [name]
+
+
+def test_the_older_exporters_names_of_nodes_tell_the_module(path):
+    nodes = [
+        helper.make_node("MatMul", ["x", "onnx::MatMul_9"], ["m"], name="/enc/layers.0/fc/MatMul"),
+        helper.make_node("Add", ["enc.layers.0.fc.bias", "m"], ["y"], name="/enc/layers.0/fc/Add"),
+    ]
+    constants = {"onnx::MatMul_9": array(8, 4), "enc.layers.0.fc.bias": array(4)}
+    write(path, nodes, constants, {"x": (3, 8)})
+    assert [layer.name for layer in workload_of_onnx(path).layers] == ["enc.layers.0.fc.weight"]

@@ -10,7 +10,7 @@ from cost_models import LayerWorkload
 from spartan_planner.errors import ProfileError
 from spartan_planner.profiling.device import this_device
 from spartan_planner.profiling.measurement_plan import NUM_WHOLE_FIGURES, Batch, plan_measurements
-from spartan_planner.profiling.partial_file import PartialFile, belonging
+from spartan_planner.profiling.partial_file import PartialFile, belonging, num_kept_rounds
 from spartan_planner.profiling.rounds import Round
 from spartan_planner.profiling.settings import ProfileSettings
 from spartan_planner.runtimes import LAYER_CLASSES, load_runtime
@@ -30,7 +30,9 @@ def round_of(yardstick_ms: float, batches=BATCHES, number: int = 0) -> Round:
 def test_rounds_are_read_as_they_were_appended(tmp_path):
     file = PartialFile(tmp_path / "p", OWNER)
     assert file.read(BATCHES) == []
+    assert num_kept_rounds(tmp_path / "p") == 0
     file.append([round_of(1.0), round_of(1 / 3)])
+    assert num_kept_rounds(tmp_path / "p") == 2
     file.append([round_of(2.0)])
     assert PartialFile(tmp_path / "p", OWNER).read(BATCHES) == [
         round_of(1.0),

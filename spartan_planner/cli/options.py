@@ -13,6 +13,9 @@ from spartan_planner.planning import Plan
 EXIT_MISSED = 1
 """Exit code of a command that found a promise missed."""
 
+EXIT_INTERRUPTED = 130
+"""Exit code of a command that was stopped by Ctrl-C, as shells have it."""
+
 Model = Annotated[
     str,
     typer.Argument(
@@ -23,10 +26,15 @@ Model = Annotated[
 ]
 InputShape = Annotated[
     str | None,
-    typer.Option("--input-shape", help="Shape of the example input, such as 1,3,224,224."),
+    typer.Option(
+        "--input-shape",
+        help="Shape of the example input, such as 1,3,224,224; several split by ';'. A model that "
+        "reads token ids gets ids.",
+    ),
 ]
 Inputs = Annotated[
-    Path | None, typer.Option("--inputs", help="An .npy or .npz file of example inputs.")
+    Path | None,
+    typer.Option("--inputs", help="An .npy or .npz file of example inputs; ids as int64."),
 ]
 Checkpoint = Annotated[
     Path | None,

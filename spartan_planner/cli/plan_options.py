@@ -9,8 +9,9 @@ import typer
 
 from cost_models import Layout
 from spartan_planner.errors import UsageError
-from spartan_planner.planning import PlanRequest, Schedule, parse_budget
+from spartan_planner.planning import PlanRequest, Schedule
 from spartan_planner.planning.bounds import parse_bounds
+from spartan_planner.planning.budget import parse_budgets
 from spartan_planner.planning.policies import parse_policy
 
 CURVE_SUFFIXES = (".csv", ".json", ".yaml")
@@ -112,7 +113,7 @@ def request_of(
         raise UsageError(f"beta {beta} must be positive and finite")
     keep_dense, min_density, layer_layout = (texts or () for texts in bounds)
     return PlanRequest(
-        [parse_budget(text) for text in budget],
+        parse_budgets(budget),
         layouts=[Layout.parse(text) for text in layout or ()],
         bounds=parse_bounds(keep_dense, min_density, layer_layout),
         policy=parse_policy(policy),

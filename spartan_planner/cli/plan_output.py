@@ -28,8 +28,8 @@ def show_plan(made: Plan) -> None:
     for cost, reason in made.not_priced.items():
         show(f"{cost} cannot be told: {reason}")
     show(
-        f"retains {made.retained_value:.1%} of the sum of absolute weights, at most "
-        f"{made.duality_gap:.2%} below the best within these budgets"
+        f"retains {made.retained_value:.1%} of the sum of absolute weights; proven to be within "
+        f"{made.duality_gap:.2%} of the most that any plan within these budgets can retain"
     )
 
 

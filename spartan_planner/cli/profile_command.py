@@ -7,7 +7,7 @@ import typer
 
 from cost_models import DeviceProfile, Workload, read_document
 from cost_models.documents import to_plain
-from spartan_planner.cli.options import AsJson, print_json, require_output
+from spartan_planner.cli.options import EXIT_INTERRUPTED, AsJson, print_json, require_output
 from spartan_planner.console import show
 from spartan_planner.progress import progress_bar
 
@@ -84,13 +84,30 @@ def profile_command(
     )
     document = read_workload(workload)
     require_own_graph(document)
-    with progress_bar("profiling", rounds) as advance:
-        profile = write_profile(document, out, settings, advance, _tell)
+    try:
+        with progress_bar("profiling", rounds) as advance:
+            profile = write_profile(document, out, settings, advance, _tell)
+    except KeyboardInterrupt as interruption:
+        _tell(_what_is_kept(out))
+        raise typer.Exit(EXIT_INTERRUPTED) from interruption
     _tell_how_certain(profile, half_width)
     if as_json:
         print_json(to_plain(profile))
     else:
         _show(profile, out)
+
+
+def _what_is_kept(out: Path) -> str:
+    from spartan_planner.profiling.partial_file import SUFFIX, num_kept_rounds
+
+    partial = out.with_name(out.name + SUFFIX)
+    num_rounds = num_kept_rounds(partial)
+    if not num_rounds:
+        return "interrupted before the first rounds were complete: nothing is kept"
+    return (
+        f"interrupted: {num_rounds} rounds are kept in {partial}; the same command goes on from "
+        "there"
+    )
 
 
 def read_workload(path: Path) -> Workload:

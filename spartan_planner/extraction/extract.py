@@ -15,6 +15,10 @@ from spartan_planner.errors import ModelError
 from spartan_planner.extraction.layers import layer_of, products_of
 from spartan_planner.extraction.recorder import Recorder
 from spartan_planner.lazy_parameters import with_known_shapes
+from spartan_planner.torchvision_operators import operators_hint
+
+ASKS_FOR_IDS = "scalar types: Long, Int"
+"""What torch says where real numbers are looked up in a table."""
 
 
 def model_fingerprint(model: nn.Module) -> str:
@@ -51,14 +55,7 @@ def extract_workload(
         with _everything_visible(model), recorder:
             model(*inputs)
     except (Exception, SystemExit) as error:
-        shapes = ", ".join(str(tuple(item.shape)) for item in inputs)
-        reason = " ".join(str(error).split())[:300]
-        if isinstance(error, SystemExit):
-            reason = f"it ends the program with {error!r}"
-        raise ModelError(
-            f"{model_name} does not run on inputs of shape {shapes}: {reason}; check "
-            f"--input-shape{_META_HINT if _is_on_meta(model) else ''}"
-        ) from error
+        raise ModelError(_does_not_run(model, model_name, inputs, error)) from error
     if not recorder.uses:
         raise ModelError(f"{model_name} has no weight that a convolution or product consumes")
     return Workload(
@@ -73,6 +70,31 @@ def extract_workload(
         ),
         products=products_of(recorder.products, batch_size),
     )
+
+
+def _does_not_run(
+    model: nn.Module, model_name: str, inputs: Sequence[Tensor], error: BaseException
+) -> str:
+    shapes = " and ".join(
+        f"{tuple(item.shape)} ({str(item.dtype).removeprefix('torch.')})" for item in inputs
+    )
+    reason = " ".join(str(error).split())[:300]
+    if isinstance(error, SystemExit):
+        reason = f"it ends the program with {error!r}"
+    advice = operators_hint(reason) or _advice(reason, inputs)
+    meta = _META_HINT if _is_on_meta(model) else ""
+    return f"{model_name} does not run on inputs of shape {shapes}: {reason}; {advice}{meta}"
+
+
+def _advice(reason: str, inputs: Sequence[Tensor]) -> str:
+    """What to change about example inputs, by what torch says of them."""
+    if ASKS_FOR_IDS in reason and any(item.is_floating_point() for item in inputs):
+        return "it looks its inputs up in a table: give ids, int64, with --inputs"
+    if "missing" in reason and "argument" in reason:
+        return "give an input for each argument: --input-shape '1,16;1,16', or an .npz of --inputs"
+    if any(text in reason for text in ("scalar type", "dtype", "same type")):
+        return "check the element types of its inputs (--inputs)"
+    return "check the shapes of its inputs (--input-shape or --inputs)"
 
 
 _META_HINT = ", or leave out --meta: what a model decides by values does not run without them"

@@ -1,5 +1,6 @@
 """Where a value comes from: the weight behind it, and what is known before the model runs."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,6 +18,9 @@ _SAME_ELEMENTS = frozenset(
 )
 _SOME_ELEMENTS = frozenset({"Slice", "Split", "Gather"})
 _SIZES = frozenset({"Shape", "Size"})
+
+MAX_STEPS = 1024
+"""A value is taken apart in so many steps: gates and directions are a few dozen pieces."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,21 @@ class Weight:
     dtype: str
     is_quantized: bool
     is_reordered: bool
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a value takes from one weight.
+
+    Attributes:
+        weight: the weight.
+        num_elements: of the weight that the value holds.
+        row_length: last dimension of the pieces.
+    """
+
+    weight: Weight
+    num_elements: int
+    row_length: int
 
 
 @dataclass(frozen=True)
@@ -116,6 +135,52 @@ class ShapedGraph:
             is_reordered ^= node.op_type == "Transpose"
             value = node.input[0]
         return self._weight(value, is_reordered=is_reordered)
+
+    def parts_behind(self, value: str) -> tuple[Part, ...]:
+        """Return the weights that a value is put together from; empty where it holds more.
+
+        An exporter that changes the order of a recurrent weight's gates slices it and joins the
+        slices, and joins the weights of the two directions.  ``num_elements`` sums up to the
+        elements of the value.
+        """
+        counts: dict[tuple[Weight, int], int] = {}
+        for piece in self._pieces(value):
+            weight, shape = self.weight_behind(piece), self.shapes[piece]
+            if weight is None or not shape:
+                return ()
+            key = (weight, shape[-1])
+            counts[key] = counts.get(key, 0) + math.prod(shape)
+        return tuple(Part(weight, count, length) for (weight, length), count in counts.items())
+
+    def _pieces(self, value: str) -> list[str]:
+        """The values that are joined to a value, each of them whole."""
+        queue: list[str] = [value]
+        pieces: list[str] = []
+        for _ in range(MAX_STEPS):
+            if not queue:
+                break
+            name = queue.pop()
+            node = self.producers.get(name)
+            if self._is_joined(name):
+                assert node is not None
+                joined = node.input if node.op_type == "Concat" else node.input[:1]
+                queue += reversed(joined)
+            else:
+                pieces.append(name)
+        return pieces + queue
+
+    def _is_joined(self, value: str) -> bool:
+        """Whether it is a ``Concat``, or one behind nodes that keep all elements."""
+        for _ in self.producers:
+            node = self.producers.get(value)
+            if node is None or node.domain or not node.input:
+                return False
+            if node.op_type == "Concat":
+                return True
+            if node.op_type not in _SAME_ELEMENTS:
+                return False
+            value = node.input[0]
+        return False
 
     def _weight(self, name: str, *, is_reordered: bool) -> Weight | None:
         """The initializer of that name, if it holds numbers that a model learns."""

@@ -20,6 +20,7 @@ class WeightUse:
         is_stored_transposed: whether the file holds the weight of a product as ``[in, out]``.
         not_prunable_because: why it may not be pruned, where the node tells; empty otherwise.
         further_nodes: nodes that belong to the layer, such as the addition of its bias.
+        layer: name of the layer; the weight's where the reading of the whole graph says no other.
     """
 
     node: str
@@ -30,6 +31,7 @@ class WeightUse:
     is_stored_transposed: bool = False
     not_prunable_because: str = ""
     further_nodes: tuple[str, ...] = ()
+    layer: str = ""
 
 
 @dataclass(frozen=True)

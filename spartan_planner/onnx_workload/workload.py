@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from spartan_planner.errors import ModelError
 from spartan_planner.graph_skeleton import graph_text_of_proto
 from spartan_planner.graph_skeleton.tensors import graphs_of, num_elements
 from spartan_planner.onnx_workload.convolutions import read_convolution
+from spartan_planner.onnx_workload.layer_names import layer_names
 from spartan_planner.onnx_workload.products import (
     read_attention,
     read_einsum,
@@ -66,11 +68,12 @@ def workload_of_onnx(path: Path, input_shapes: Sequence[Sequence[int]] | None = 
     """Describe what each weight of an ONNX file does in one run.
 
     Weights are found through the nodes that consume them, also behind nodes that reshape,
-    transpose, slice, cast or dequantize them; a layer has its initializer's name.  The
-    fingerprint is the SHA-256 over the names and shapes of all initializers, in the order of the
-    file.  ``num_parameters`` counts the elements of all initializers of real numbers (scalars that
-    the exporter wrote out included; batch normalizations that it folded into convolutions, and
-    weights that it found equal and merged, not counted any more), and of quantized weights.
+    transpose, slice, cast or dequantize them; a layer has its initializer's name, or the
+    parameter's where an exporter replaced it (:func:`layer_names`).  The fingerprint is the SHA-256
+    over the names and shapes of all initializers, in the order of the file.  ``num_parameters``
+    counts the elements of all initializers of real numbers (scalars that the exporter wrote out
+    included; batch normalizations that it folded into convolutions, and weights that it found equal
+    and merged, not counted any more), and of quantized weights.
 
     Args:
         path: the file; weights in files beside it are not read.
@@ -93,6 +96,8 @@ def weight_uses_of_onnx(
 ) -> tuple[WeightUse, ...]:
     """Return every node that consumes a weight, in order: which, and how the file stores it.
 
+    ``layer`` is the name that the workload gives to the layer.
+
     Raises:
         ModelError: as :func:`workload_of_onnx`.
     """
@@ -102,7 +107,12 @@ def weight_uses_of_onnx(
         readings = [item for node in graph.model.graph.node for item in read_node(node, graph)]
     except _BROKEN as error:
         raise _not_valid(path, error) from error
-    return tuple(item for item in readings if isinstance(item, WeightUse))
+    return _named([item for item in readings if isinstance(item, WeightUse)], graph)
+
+
+def _named(uses: Sequence[WeightUse], graph: ShapedGraph) -> tuple[WeightUse, ...]:
+    names = layer_names(uses, graph)
+    return tuple(replace(use, layer=names[use.weight.name]) for use in uses)
 
 
 def read_hollow_checked(path: Path) -> ModelProto:
@@ -144,10 +154,10 @@ def _describe(model: ModelProto, path: Path, given: Sequence[Sequence[int]] | No
     input_shapes = input_shapes_of(model, given)
     graph = shaped_graph(model, input_shapes)
     readings = [(node, read_node(node, graph)) for node in model.graph.node]
+    found = [item for _, reading in readings for item in reading if isinstance(item, WeightUse)]
     uses: dict[str, list[WeightUse]] = {}
-    for item in (item for _, reading in readings for item in reading):
-        if isinstance(item, WeightUse):
-            uses.setdefault(item.weight.name, []).append(item)
+    for item in _named(found, graph):
+        uses.setdefault(item.weight.name, []).append(item)
     if not uses:
         raise ModelError(f"{path} has no weight that a convolution or product consumes")
     names = {tensor.name for tensor in model.graph.initializer}
@@ -163,7 +173,7 @@ def _describe(model: ModelProto, path: Path, given: Sequence[Sequence[int]] | No
         graph=graph_text_of_proto(
             model,
             input_shapes,
-            {name: name for name in uses if name in names},
+            {items[0].layer: name for name, items in uses.items() if name in names},
             fingerprint,
         ),
     )
@@ -199,7 +209,7 @@ def _layer(uses: Sequence[WeightUse], batch_size: int) -> LayerWorkload:
     shapes = [use.shape for use in uses for _ in range(use.num_repeats)]
     reason = _not_prunable_because(uses, is_sliced, is_even)
     return LayerWorkload(
-        name=weight.name,
+        name=uses[0].layer,
         shape=first,
         positions=max(1, math.ceil(positions)),
         num_uses=shapes.count(first),

@@ -28,7 +28,8 @@ class Bound:
         """Refuse densities that are none."""
         if not 0 <= self.min_density <= 1:
             raise UsageError(
-                f"minimum density {self.min_density} of {self.pattern!r} must lie between 0 and 1"
+                f"minimum density {self.min_density * 100:g}% of {self.pattern!r} must lie between "
+                "0% and 100%"
             )
 
 

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cost_models import CostModel, cost_model
@@ -16,6 +17,11 @@ _SCALES: dict[str, dict[str, float]] = {
     "J": {"J": 1.0, "mJ": 1e-3, "uJ": 1e-6},
 }
 _PERCENT = "%"
+
+_COUNTS = ("FLOPs", "parameters")
+
+MAX_SHARE = 100.0
+"""A count without a unit up to this is a share that lacks its sign: no model is so small."""
 
 
 @dataclass(frozen=True)
@@ -67,16 +73,38 @@ def budget_for(cost: str, amount: str) -> Budget:
     units = _units(model)
     unit = match["unit"] if match else ""
     if match is None or (unit != _PERCENT and unit not in units):
-        allowed = ", ".join(f"a number followed by {unit or 'nothing'}" for unit in units)
+        known = " or ".join(f"{cost}=12{unit}" for unit in units)
         raise UsageError(
-            f"budget {cost}={amount} is not understood; write a share such as 40% or {allowed}"
+            f"budget {cost}={amount} is not understood; write a share such as {cost}=40%, or a "
+            f"figure: {known}"
         )
     is_relative = unit == _PERCENT
     figure = float(match["figure"])
-    figure = figure / 100 if is_relative else figure * units[unit]
-    if not 0 < figure < math.inf:
-        raise UsageError(f"budget {cost}={amount} must be positive and finite")
-    return Budget(cost, figure, is_relative)
+    amounts = figure / 100 if is_relative else figure * units[unit]
+    if not 0 < amounts < math.inf:
+        raise UsageError(
+            f"budget {cost}={amount} must be positive and finite; write a share such as {cost}=40%"
+        )
+    if not unit and model.unit in _COUNTS and figure <= MAX_SHARE:
+        raise UsageError(
+            f"budget {cost}={amount} is {figure:g} {model.unit}, less than any model; did you mean "
+            f"{cost}={figure * 100 if figure < 1 else figure:g}%?"
+        )
+    return Budget(cost, amounts, is_relative)
+
+
+def parse_budgets(texts: Sequence[str]) -> list[Budget]:
+    """Read several budgets, each on another cost.
+
+    Raises:
+        UsageError, UnknownNameError: as :func:`parse_budget`, or a cost is limited twice.
+    """
+    budgets = [parse_budget(text) for text in texts]
+    names = [budget.cost for budget in budgets]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(f"a budget on {twice} is given twice; give each cost one budget at most")
+    return budgets
 
 
 def base_unit(model: CostModel) -> str:

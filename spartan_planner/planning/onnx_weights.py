@@ -33,7 +33,7 @@ class OnnxWeights:
 
     Attributes:
         path: the file.
-        tensors: initializers and constants by name; external ones without their data.
+        tensors: initializers and constants by layer; external ones without their data.
         uses: the nodes that consume each of them.
         quantizations: what the integers of quantized ones stand for, where the file says.
     """
@@ -52,14 +52,14 @@ class OnnxWeights:
         """
         uses: dict[str, list[WeightUse]] = {}
         for use in weight_uses_of_onnx(path, input_shapes):
-            uses.setdefault(use.weight.name, []).append(use)
+            uses.setdefault(use.layer, []).append(use)
         # What is not an ONNX model was refused above.
         model = onnx.load(str(path), load_external_data=False)
-        tensors = dict(named_tensors(model))
-        quantizations = quantizations_of(model, tensors, path.parent)
-        return OnnxWeights(
-            path, {name: tensors[name] for name in uses if name in tensors}, uses, quantizations
-        )
+        stored = dict(named_tensors(model))
+        quantizations = quantizations_of(model, stored, path.parent)
+        names = {layer: found[0].weight.name for layer, found in uses.items()}
+        tensors = {layer: stored[name] for layer, name in names.items() if name in stored}
+        return OnnxWeights(path, tensors, uses, quantizations)
 
     def stored_shape(self, layer: LayerWorkload) -> tuple[int, ...]:
         """Return the shape of a layer's tensor, outputs first where it is stored transposed.

@@ -189,6 +189,11 @@ class PartialFile:
         )
 
 
+def num_kept_rounds(path: Path) -> int:
+    """Return how many whole rounds a file holds; none where there is no file."""
+    return max(0, path.read_bytes().count(b"\n") - 1) if path.is_file() else 0
+
+
 def _difference(then: object, now: dict[str, Any]) -> str:
     if not isinstance(then, dict):
         return "which it does not say"
