@@ -27,7 +27,7 @@ profiles_app = typer.Typer(
 )
 
 
-@profiles_app.command("list")
+@profiles_app.command("list", short_help="List the bundled device profiles.")
 def list_command(as_json: AsJson = False) -> None:
     """List the bundled device profiles: category, peak, bandwidth, ridge point."""
     from spartan_planner.profile_report import profile_summary, profiles_table
@@ -39,7 +39,7 @@ def list_command(as_json: AsJson = False) -> None:
         show(profiles_table(profiles))
 
 
-@profiles_app.command("show")
+@profiles_app.command("show", short_help="Show a profile's facts, their sources, its layers.")
 def show_command(
     profile: Annotated[
         str, typer.Argument(metavar="PROFILE", help="A bundled profile's name or a file.")
@@ -71,7 +71,7 @@ def show_command(
         show(*([advice_table(advice)] if advice.rows else []), "\n".join(advice.sentences()))
 
 
-@profiles_app.command("validate")
+@profiles_app.command("validate", short_help="Validate profiles; doubtful figures are noted.")
 def validate_command(
     files: Annotated[
         list[str], typer.Argument(metavar="FILE...", help="Profile files, or bundled names.")

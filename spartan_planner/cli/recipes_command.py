@@ -42,7 +42,10 @@ def show_command(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Show a recipe as YAML, every default written out: what --set can change."""
+    """Show a recipe as YAML, every default written out.
+
+    These are the keys that 'train --set' can change.
+    """
     from spartan_planner.training.recipes import read_recipe, recipe_text
 
     found = read_recipe(recipe)

@@ -94,7 +94,11 @@ def train_command(
         "mixed_precision": mixed_precision,
         "num_workers": num_workers,
     }
-    parts = {"model": model, "data.source": data, "checkpoint": checkpoint and str(checkpoint)}
+    parts = {
+        "model": model,
+        "data.source": data,
+        "checkpoint": str(checkpoint) if checkpoint else None,
+    }
     wish = (
         changed_recipe(recipe, context, parts, settings, changes or [])
         if recipe

@@ -8,7 +8,7 @@ import typer
 OptionalModel = Annotated[
     str | None,
     typer.Argument(
-        metavar="[MODEL]",
+        metavar="MODEL",
         help="As for the other commands; the recipe's, with --recipe.",
         show_default=False,
     ),

@@ -35,6 +35,10 @@ class Places:
         if self.folder and self.folder.exists() and not self.folder.is_dir():
             raise UsageError(f"{self.folder} is not a folder; give the run the name of one")
         require_output(self.weights, *inputs)
+        if self.weights.suffix != ".safetensors":
+            raise UsageError(
+                f"weights are written as safetensors; name {self.weights} with .safetensors"
+            )
 
 
 def places_of(out: Path | None, run_dir: Path | None, recipe: str | None) -> Places:
@@ -64,8 +68,6 @@ def _places(out: Path | None, run_dir: Path | None) -> Places:
     path = out or (run_dir and run_dir / "weights.safetensors")
     if not path:
         raise UsageError("give --out, --run-dir or both, to say where the weights are written")
-    if path.suffix != ".safetensors":
-        raise UsageError(f"weights are written as safetensors; name {path} with .safetensors")
     return Places(path, run_dir)
 
 
