@@ -10,46 +10,66 @@ if TYPE_CHECKING:
     from spartan_planner.bundled_profiles import load_profile
     from spartan_planner.export import export_onnx, prune_one_shot
     from spartan_planner.extraction import extract_workload
+    from spartan_planner.lowering.files import lower_file
     from spartan_planner.plan_model import plan
     from spartan_planner.planning import Plan, Schedule, read_plan
     from spartan_planner.profiling import ProfileSettings, make_profile
-    from spartan_planner.training import Sparsifier
+    from spartan_planner.training import (
+        Recording,
+        Sparsifier,
+        TrainingSettings,
+        load_data,
+        train,
+    )
+    from spartan_planner.training.recipe_run import run_recipe
     from spartan_planner.transport import hard_topk, soft_topk
     from spartan_planner.verification import VerifySettings, verify
 
 __all__ = [
     "Plan",
     "ProfileSettings",
+    "Recording",
     "Schedule",
     "Sparsifier",
+    "TrainingSettings",
     "VerifySettings",
     "export_onnx",
     "extract_workload",
     "hard_topk",
+    "load_data",
     "load_profile",
+    "lower_file",
     "make_profile",
     "plan",
     "prune_one_shot",
     "read_plan",
+    "run_recipe",
     "soft_topk",
+    "train",
     "verify",
 ]
 
 _HOMES = {
     "Plan": "planning",
     "ProfileSettings": "profiling",
+    "Recording": "training",
     "Schedule": "planning",
     "Sparsifier": "training",
+    "TrainingSettings": "training",
     "VerifySettings": "verification",
     "export_onnx": "export",
     "extract_workload": "extraction",
     "hard_topk": "transport",
+    "load_data": "training",
     "load_profile": "bundled_profiles",
+    "lower_file": "lowering.files",
     "make_profile": "profiling",
     "plan": "plan_model",
     "prune_one_shot": "export",
     "read_plan": "planning",
+    "run_recipe": "training.recipe_run",
     "soft_topk": "transport",
+    "train": "training",
     "verify": "verification",
 }
 

@@ -46,7 +46,7 @@ def plan(
         layouts: layouts to choose from; by default those that the profile measured, and for layers
             that it did not measure those that can be lowered; without a profile, ``tile:64x1`` for
             linear layers.
-        schedule: how to train; the paper's by default.
+        schedule: how training comes to the budget; :class:`Schedule` says its defaults.
         bounds: what may become of which layers.
         policy: how kept weights are spread over the layers.
         model_name: what to call the model; its class by default.

@@ -39,6 +39,21 @@ def weights_match(model: nn.Module, plan: Plan) -> bool:
     return weights_fingerprint(found) == plan.weights_fingerprint
 
 
+def weights_note(model: nn.Module, plan: Plan) -> str | None:
+    """Return a sentence where the model holds other weights than were planned, else ``None``.
+
+    Raises:
+        PlanError: as :func:`weights_match`.
+    """
+    if weights_match(model, plan):
+        return None
+    return (
+        f"the plan for {plan.model} was made from other weights than these: budgets hold all the "
+        "same, but what it says of retained value does not; plan with the same --checkpoint and "
+        "--seed if that was not meant"
+    )
+
+
 def require_weights(model: nn.Module, plan: Plan) -> None:
     """Refuse weights that the plan was not made from, where its choice of blocks is for these.
 

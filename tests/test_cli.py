@@ -5,12 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from builders import profile_of, small_workload
+from onnx.numpy_helper import to_array
 
 from cost_models import DeviceProfile, Workload, read_document, write_document
 from spartan_planner.cli.app import run
 from spartan_planner.graph_skeleton import graph_of_text
+from spartan_planner.planning import read_plan
 
 NETWORK = """
 import sys
@@ -134,6 +137,63 @@ def test_the_readmes_path_for_a_model_of_ones_own(capsys):
     assert read_document(Path("r.yaml"), DeviceProfile, "profile").name == "box (recalibrated)"
     for command in (("profiles", "p.yaml"), ("cost-models",), ("inspect", "mine:network", *shape)):
         assert call(capsys, *command)[0] == 0
+
+
+@pytest.mark.end_to_end
+@pytest.mark.usefixtures("folder")
+def test_two_of_four_is_planned_trained_and_exported(capsys):
+    plan = ("plan", "mine:network", "--input-shape", "1,1,8,8", "--layout", "2:4", "-b")
+    code, out, err = call(capsys, *plan, "params=60%", "-o", "p.yaml")
+    assert code == 0, err
+    assert "not trained" not in out
+    train = ("train", "mine:network", "--data", "digits", "--plan", "p.yaml", "--epochs", 1)
+    code, out, err = call(capsys, *train, "-o", "s.safetensors", "--json")
+    assert code == 0, err
+    budget = read_plan(Path("p.yaml")).budget
+    assert json.loads(out)["stats"]["predicted"] <= budget.asked
+    export = ("export", "mine:network", "--plan", "p.yaml", "--checkpoint", "s.safetensors")
+    code, out, err = call(capsys, *export, "-o", "m.onnx", "--json")
+    assert code == 0, err
+    assert json.loads(out)["form"] == "masked"
+    tensors = {item.name: to_array(item) for item in onnx.load("m.onnx").graph.initializer}
+    patterned = [layer for layer in read_plan(Path("p.yaml")).layers if layer.is_sparse]
+    assert patterned
+    for layer in patterned:
+        # Ranks of four inputs in the order in which a layer multiplies them.
+        weight = np.moveaxis(tensors[layer.name], 1, -1)
+        assert np.all(np.count_nonzero(weight.reshape(-1, 4), axis=1) <= 2)
+
+
+@pytest.mark.usefixtures("folder")
+def test_weights_that_were_not_planned_are_told(capsys):
+    plan = ("plan", "mine:network", "--input-shape", "1,1,8,8", "-b", "flops=70%", "-o", "p.yaml")
+    assert call(capsys, *plan)[0] == 0
+    train = ("train", "mine:network", "--data", "digits", "--plan", "p.yaml", "--epochs", 1)
+    one_shot = ("export", "mine:network", "--plan", "p.yaml", "-o", "m.onnx")
+    for seed, is_told in ((0, False), (1, True)):
+        code, out, err = call(capsys, *train, "--seed", seed, "-o", "s.safetensors", "--json")
+        assert code == 0, err
+        assert any("other weights than these" in note for note in json.loads(out)["notes"]) is (
+            is_told
+        )
+        assert ("note: the plan for mine:network was made from other weights" in err) is is_told
+        code, out, err = call(capsys, *one_shot, "--seed", seed, "--json")
+        assert code == 0, err
+        assert any("other weights than these" in note for note in json.loads(out)["notes"]) is (
+            is_told
+        )
+    assert "notice: the plan for mine:network" in call(capsys, *one_shot, "--seed", 1)[1]
+
+
+def test_help_is_whole_and_calls_no_flag_a_bool(capsys):
+    commands = ("quickstart", "inspect", "profile", "plan", "train", "export", "lower", "verify")
+    for command in ((), *((name,) for name in commands), ("recipes",), ("profiles",)):
+        code, out, _ = call(capsys, *command, "--help")
+        assert code == 0
+        assert "<bool>" not in out
+        assert "..." not in out.replace("COMMAND [ARGS]...", "").replace("FILE...", "")
+        assert "\N{HORIZONTAL ELLIPSIS}" not in out
+    assert "blocks.*=tile:64x1@16" in call(capsys, "plan", "--help")[1]
 
 
 @pytest.mark.usefixtures("folder")

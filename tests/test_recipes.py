@@ -114,6 +114,7 @@ def test_the_papers_settings(name):
     assert recipe.training.weight_decay == (0.3 if is_vit else 1e-4)
     assert recipe.training.optimizer == ("adamw" if is_vit else "sgd")
     assert recipe.pruning.schedule.beta == (20 if is_vit else 10)
+    assert recipe.pruning.schedule.beta_rule == "paper"
     assert recipe.pruning.schedule.budget_fraction == 0.2
     assert recipe.pruning.schedule.sharpening_fraction == 0.8
     assert recipe.pruning.schedule.frozen_fraction == 0.2
@@ -159,7 +160,7 @@ def test_bundled_recipes_are_carried_out(name, more, tmp_path):
 
 def plain_weights(recipe: Recipe, out: Path) -> dict[str, torch.Tensor]:
     model = load_model(recipe.model)
-    load_weights(model, out / "model.safetensors")
+    load_weights(model, out / "weights.safetensors")
     return model.state_dict()
 
 

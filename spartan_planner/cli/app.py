@@ -16,6 +16,7 @@ from spartan_planner.cli.plan_command import plan_command
 from spartan_planner.cli.profile_command import profile_command
 from spartan_planner.cli.profiles_command import profiles_app
 from spartan_planner.cli.quickstart_command import quickstart_command
+from spartan_planner.cli.recipes_command import recipes_app
 from spartan_planner.cli.train_command import train_command
 from spartan_planner.cli.verify_command import verify_command
 from spartan_planner.errors import SpartanPlannerError
@@ -29,18 +30,27 @@ app = typer.Typer(
     help="Ask for milliseconds on your device; get a pruned ONNX model that delivers them.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    # Typer's panels cut long words at the edge and call every flag a <bool>.
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("quickstart")(quickstart_command)
-app.command("inspect")(inspect_command)
-app.command("profile")(profile_command)
-app.command("plan")(plan_command)
-app.command("train")(train_command)
-app.command("export")(export_command)
-app.command("lower")(lower_command)
-app.command("verify")(verify_command)
+app.command("quickstart", short_help="The whole path on this CPU and built-in data.")(
+    quickstart_command
+)
+app.command("inspect", short_help="Describe the weights of a model: what can be pruned.")(
+    inspect_command
+)
+app.command("profile", short_help="Measure this device for the layers of a model.")(profile_command)
+app.command("plan", short_help="Choose what to keep, and predict the cost.")(plan_command)
+app.command("train", short_help="Train, dense, to a plan or by a recipe.")(train_command)
+app.add_typer(recipes_app, name="recipes")
+app.command("export", short_help="Write ONNX, checked against torch.")(export_command)
+app.command("lower", short_help="Make the zero blocks of any ONNX file save time.")(lower_command)
+app.command("verify", short_help="Measure an exported file against its promise.")(verify_command)
 app.add_typer(profiles_app, name="profiles")
-app.command("cost-models")(cost_models_command)
+app.command("cost-models", short_help="List the costs that a budget can be given for.")(
+    cost_models_command
+)
 
 
 def _print_version(wanted: bool) -> None:

@@ -93,6 +93,7 @@ def export_command(
     from spartan_planner.cli.load import load
     from spartan_planner.export import ExportSettings, Form, export_onnx, prune_one_shot
     from spartan_planner.export.torch_to_onnx import OPSET
+    from spartan_planner.planned_parameters import weights_note
 
     settings = ExportSettings(
         dtype, OPSET if opset is None else opset, dynamic_batch, external_data
@@ -106,16 +107,21 @@ def export_command(
     if made and is_planned_shape:
         _require_types(made, examples)
     is_one_shot = made is not None and (one_shot or checkpoint is None)
+    note = None
     if made and is_one_shot:
+        note = weights_note(loaded, made)
         prune_one_shot(loaded, made)
     chosen = Form(form) if form else None
     report = export_onnx(loaded, made, examples, out, form=chosen, settings=settings)
     if as_json:
-        print_json({**report_json(report), "pruned_in_one_shot": is_one_shot})
+        notes = [*report.notes, *([note] if note else [])]
+        print_json({**report_json(report), "notes": notes, "pruned_in_one_shot": is_one_shot})
         return
     if is_one_shot:
         weights = "the checkpoint's weights" if checkpoint else "no checkpoint: the initial weights"
         show(f"{weights} were pruned in one shot, by the plan's own choice of blocks")
+    if note:
+        show(f"notice: {note}")
     _show_report(report)
 
 

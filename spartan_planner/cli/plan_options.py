@@ -87,7 +87,14 @@ Compared = Annotated[
     list[str] | None,
     typer.Option("--compare", help="Plan for these profiles side by side; repeat it."),
 ]
-Beta = Annotated[float | None, typer.Option("--beta", help="Target sharpness of the soft mask.")]
+Beta = Annotated[
+    float | None,
+    typer.Option(
+        "--beta",
+        help="How sharp the soft mask of training gets: a block one mean surplus above the price "
+        "ends at sigmoid(beta); 10 by default (docs/training.md).",
+    ),
+]
 
 
 def request_of(

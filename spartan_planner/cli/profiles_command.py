@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from cost_models import DeviceProfile
 from cost_models.documents import to_plain
 from spartan_planner.bundled_profiles import bundled_profile_names, load_profile
+from spartan_planner.cli.groups import ListOrShow
 from spartan_planner.cli.options import AsJson, print_json
 from spartan_planner.cli.profile_command import read_workload
 from spartan_planner.console import show
@@ -18,33 +18,16 @@ if TYPE_CHECKING:
     from spartan_planner.advice import Advice
 
 
-class _ListOrShow(TyperGroup):
-    """Bare ``profiles`` lists, ``profiles PROFILE`` shows; options may stand before the name."""
-
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
-        """Put the command that is meant in front."""
-        named = next((item for item in args if not item.startswith("-")), None)
-        if named is None:
-            if not set(args) & set(ctx.help_option_names):
-                args = ["list", *args]
-        elif named in self.commands:
-            rest = list(args)
-            rest.remove(named)
-            args = [named, *rest]
-        else:
-            args = ["show", *args]
-        return super().parse_args(ctx, args)
-
-
 profiles_app = typer.Typer(
-    cls=_ListOrShow,
+    cls=ListOrShow,
     help="List the bundled device profiles, show one, or validate files.  'profiles' alone lists, "
     "'profiles PROFILE' shows.",
+    short_help="List the bundled device profiles, show one, or validate files.",
     no_args_is_help=False,
 )
 
 
-@profiles_app.command("list")
+@profiles_app.command("list", short_help="List the bundled device profiles.")
 def list_command(as_json: AsJson = False) -> None:
     """List the bundled device profiles: category, peak, bandwidth, ridge point."""
     from spartan_planner.profile_report import profile_summary, profiles_table
@@ -56,7 +39,7 @@ def list_command(as_json: AsJson = False) -> None:
         show(profiles_table(profiles))
 
 
-@profiles_app.command("show")
+@profiles_app.command("show", short_help="Show a profile's facts, their sources, its layers.")
 def show_command(
     profile: Annotated[
         str, typer.Argument(metavar="PROFILE", help="A bundled profile's name or a file.")
@@ -88,7 +71,7 @@ def show_command(
         show(*([advice_table(advice)] if advice.rows else []), "\n".join(advice.sentences()))
 
 
-@profiles_app.command("validate")
+@profiles_app.command("validate", short_help="Validate profiles; doubtful figures are noted.")
 def validate_command(
     files: Annotated[
         list[str], typer.Argument(metavar="FILE...", help="Profile files, or bundled names.")

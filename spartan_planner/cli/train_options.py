@@ -1,33 +1,38 @@
 """The options of ``train``."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-_LEARNING, _SPEED, _KEPT, _TEACHER = "Learning", "Speed and memory", "What is kept", "Distillation"
-
-
-def _learning(name: str, text: str) -> Any:  # noqa: ANN401 - typer's own type is private
-    return typer.Option(name, help=text, rich_help_panel=_LEARNING)
-
-
-def _speed(name: str, text: str, variable: str | None = None) -> Any:  # noqa: ANN401 - as above
-    return typer.Option(name, help=text, envvar=variable, rich_help_panel=_SPEED)
-
-
-def _kept(name: str, text: str) -> Any:  # noqa: ANN401 - as above
-    return typer.Option(name, help=text, rich_help_panel=_KEPT)
-
-
-def _teacher(name: str, text: str) -> Any:  # noqa: ANN401 - as above
-    return typer.Option(name, help=text, rich_help_panel=_TEACHER)
-
-
+OptionalModel = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="MODEL",
+        help="As for the other commands; the recipe's, with --recipe.",
+        show_default=False,
+    ),
+]
 Data = Annotated[
-    str,
+    str | None,
     typer.Option(
-        "--data", help="digits, an .npz file (images, labels), or package.module:factory."
+        "--data",
+        help="digits, .npz files (images, labels), imagefolder:PATH, torchvision:NAME?root=PATH, "
+        "hf:NAME, text:PATH?context=128, or package.module:factory.",
+    ),
+]
+RecipeName = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        help="Take model, data, training and pruning from this: a name that 'recipes' lists, or "
+        "a file.",
+    ),
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="Change a key of the recipe: training.num_epochs=3. May be repeated."
     ),
 ]
 Out = Annotated[
@@ -35,99 +40,121 @@ Out = Annotated[
     typer.Option(
         "--out",
         "-o",
-        help="Write the weights here (.safetensors); weights.safetensors in --run-dir without.",
+        help="Write the weights here (.safetensors), weights.safetensors in --run-dir without; "
+        "with --recipe the folder for all that is written, the recipe's name without.",
     ),
 ]
 OptionalPlan = Annotated[
-    Path | None, typer.Option("--plan", help="The plan to train to; dense without one.")
+    Path | None,
+    typer.Option("--plan", help="The plan to train to; dense without one, or as the recipe says."),
 ]
 
 Method = Annotated[
     str | None,
-    _learning(
+    typer.Option(
         "--method",
-        "How to train: spartan, dual_averaging, magnitude or fixed; as the plan says without.",
+        help="How to train: spartan, dual_averaging, magnitude or fixed; as the plan says without.",
     ),
 ]
 Task = Annotated[
     str,
-    _learning(
+    typer.Option(
         "--task",
-        "classification: logits (batch, classes); next_token: logits (batch, tokens, vocabulary), "
-        "labels (batch, tokens) that follow.",
+        help="classification: logits (batch, classes); next_token: logits (batch, tokens, "
+        "vocabulary), labels (batch, tokens) that follow.",
     ),
 ]
-Epochs = Annotated[int, _learning("--epochs", "Passes over the data.")]
+Epochs = Annotated[int, typer.Option("--epochs", help="Passes over the data.")]
 BatchSize = Annotated[
     int,
-    _learning(
-        "--batch-size", "Examples per optimizer step, over all processes and accumulation steps."
+    typer.Option(
+        "--batch-size",
+        help="Examples per optimizer step, over all processes and accumulation steps.",
     ),
 ]
-LearningRate = Annotated[float, _learning("--learning-rate", "Highest of the schedule.")]
+LearningRate = Annotated[float, typer.Option("--learning-rate", help="Highest of the schedule.")]
 LearningRateSchedule = Annotated[
-    str, _learning("--schedule", "Of the learning rate: one_cycle, cosine or constant.")
+    str, typer.Option("--schedule", help="Of the learning rate: one_cycle, cosine or constant.")
 ]
 Warmup = Annotated[
     float,
-    _learning("--warmup", "Share of the steps in which cosine and constant rise from zero."),
+    typer.Option(
+        "--warmup", help="Share of the steps in which cosine and constant rise from zero."
+    ),
 ]
 WeightDecay = Annotated[
-    float, _learning("--weight-decay", "On weights; never on norms and biases.")
+    float, typer.Option("--weight-decay", help="On weights; never on norms and biases.")
 ]
 LabelSmoothing = Annotated[
-    float, _learning("--label-smoothing", "Of the cross-entropy, in [0, 1).")
+    float, typer.Option("--label-smoothing", help="Of the cross-entropy, in [0, 1).")
 ]
-OptimizerName = Annotated[str, _learning("--optimizer", "sgd or adamw.")]
+OptimizerName = Annotated[str, typer.Option("--optimizer", help="sgd or adamw.")]
 ClipNorm = Annotated[
-    float | None, _learning("--clip-norm", "Scale gradients down to this norm; not without.")
+    float | None,
+    typer.Option("--clip-norm", help="Scale gradients down to this norm; not without."),
 ]
 
 MixedPrecision = Annotated[
-    str, _speed("--mixed-precision", "no, bf16 or fp16.", "ACCELERATE_MIXED_PRECISION")
+    str,
+    typer.Option(
+        "--mixed-precision", help="no, bf16 or fp16.", envvar="ACCELERATE_MIXED_PRECISION"
+    ),
 ]
 AccumulationSteps = Annotated[
     int,
-    _speed(
+    typer.Option(
         "--accumulation-steps",
-        "Parts that a batch is split into, one after the other, to save memory.",
-        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS",
+        help="Parts that a batch is split into, one after the other, to save memory.",
+        envvar="ACCELERATE_GRADIENT_ACCUMULATION_STEPS",
     ),
 ]
-Workers = Annotated[int, _speed("--workers", "Processes that load data, beside each that trains.")]
+Workers = Annotated[
+    int, typer.Option("--workers", help="Processes that load data, beside each that trains.")
+]
 
 RunDir = Annotated[
     Path | None,
-    _kept("--run-dir", "Keep log (log.jsonl, log.csv) and checkpoints in this folder."),
+    typer.Option("--run-dir", help="Keep log (log.jsonl, log.csv) and checkpoints in this folder."),
 ]
 Resume = Annotated[
     bool,
-    _kept("--resume", "Go on where the run in --run-dir stands; starts it where there is none."),
+    typer.Option(
+        "--resume",
+        help="Go on where the run in the folder stands; starts it where there is none.",
+    ),
 ]
 CheckpointEpochs = Annotated[
     int,
-    _kept("--checkpoint-epochs", "Write a checkpoint after every so many passes, and at the end."),
+    typer.Option(
+        "--checkpoint-epochs", help="Write a checkpoint after every so many passes, and at the end."
+    ),
 ]
 CheckpointSteps = Annotated[
-    int | None, _kept("--checkpoint-steps", "And after every so many steps; not without.")
+    int | None,
+    typer.Option("--checkpoint-steps", help="And after every so many steps; not without."),
 ]
-KeepCheckpoints = Annotated[int, _kept("--keep-checkpoints", "How many, the newest, to keep.")]
-LogSteps = Annotated[int, _kept("--log-steps", "Steps between two lines of the log.")]
+KeepCheckpoints = Annotated[
+    int, typer.Option("--keep-checkpoints", help="How many, the newest, to keep.")
+]
+LogSteps = Annotated[int, typer.Option("--log-steps", help="Steps between two lines of the log.")]
 Trackers = Annotated[
     list[str] | None,
-    _kept(
+    typer.Option(
         "--tracker",
-        "tensorboard or wandb, with the extra 'trackers' installed; may be given twice.",
+        help="tensorboard or wandb, with the extra 'trackers' installed; may be given twice.",
     ),
 ]
 
 Distill = Annotated[
     Path | None,
-    _teacher("--distill", "Learn from the logits of MODEL with the weights in this file, too."),
+    typer.Option(
+        "--distill", help="Learn from the logits of MODEL with the weights in this file, too."
+    ),
 ]
 DistillWeight = Annotated[
-    float, _teacher("--distill-weight", "Share of the loss that the teacher has, in (0, 1].")
+    float,
+    typer.Option("--distill-weight", help="Share of the loss that the teacher has, in (0, 1]."),
 ]
 DistillTemperature = Annotated[
-    float, _teacher("--distill-temperature", "Both models' logits are divided by it.")
+    float, typer.Option("--distill-temperature", help="Both models' logits are divided by it.")
 ]

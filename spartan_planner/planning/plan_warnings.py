@@ -88,9 +88,4 @@ def _masked_warnings(planned: Sequence[PlanLayer]) -> tuple[str, ...]:
     return (
         f"layers in {' and '.join(masked)} are exported masked (--form masked), zeros and all: "
         "what is saved is what hardware or a runtime that skips zeros would save",
-        *(
-            f"layers in {name} can be pruned in one shot (export --one-shot), not trained yet"
-            for name in masked
-            if Layout.parse(name).num_of
-        ),
     )

@@ -25,7 +25,7 @@ class PlanRequest:
             those that ``layouts_of`` says.
         bounds: what may become of which layers.
         policy: how kept weights are spread over the layers.
-        schedule: how to train; the paper's by default.
+        schedule: how training comes to the budget; :class:`Schedule` says its defaults.
     """
 
     budgets: Sequence[Budget]

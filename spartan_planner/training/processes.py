@@ -25,7 +25,7 @@ def on_main_process(act: Callable[[], _Result]) -> _Result:
         SpartanPlannerError: what ``act`` raised, on every process, so that none waits for ever.
     """
     said: list[object] = [None, None]
-    if PartialState().is_main_process:
+    if PartialState(cpu=has_only_cpus()).is_main_process:
         try:
             said[0] = act()
         except SpartanPlannerError as error:

@@ -17,10 +17,14 @@ from spartan_planner.progress import Advance, no_progress
 from spartan_planner.training.data.split import DataSplit
 from spartan_planner.training.datasets import load_data
 from spartan_planner.training.engine import TrainingResult, train
+from spartan_planner.training.losses import Distillation
+from spartan_planner.training.methods import method_named
+from spartan_planner.training.processes import on_main_process
 from spartan_planner.training.recipes import Recipe, overridden, read_recipe
+from spartan_planner.training.run_folder import holds_run, require_free
 from spartan_planner.training.settings import Recording
 
-RECIPE, PLAN, WEIGHTS, RESULT = "recipe.yaml", "plan.yaml", "model.safetensors", "result.json"
+RECIPE, PLAN, WEIGHTS, RESULT = "recipe.yaml", "plan.yaml", "weights.safetensors", "result.json"
 """What a run leaves in its folder."""
 
 
@@ -57,7 +61,9 @@ def resolve(
         SpartanPlannerError: a name stands for nothing, or the parts do not fit together.
     """
     read = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
-    wish = overridden(read, overrides or {})
+    wish = overridden(read, overrides) if overrides else read
+    if wish.training.method is not None:
+        method_named(wish.training.method)
     data = load_data(wish.data.source, wish.data.preprocessing)
     model = load_model(wish.model, wish.training.seed)
     if wish.checkpoint is not None:
@@ -94,6 +100,7 @@ def run_recipe(
     plan: Plan | None = None,
     advance: Advance = no_progress,
     recording: Recording | None = None,
+    distillation: Distillation | None = None,
 ) -> TrainingResult:
     """Plan, if no plan is given, and train.
 
@@ -104,16 +111,55 @@ def run_recipe(
         plan: what to prune; by default it is made as the recipe says.
         advance: called after each step with the current loss.
         recording: keeps a log and checkpoints of the run; nothing is kept without it.
+        distillation: a teacher to learn from beside the labels.
 
     Raises:
         SpartanPlannerError: a name stands for nothing, the parts do not fit together, or training
             cannot go on.
     """
-    run = resolve(recipe, overrides, plan)
+    return carry_out(resolve(recipe, overrides, plan), out, advance, recording, distillation)
+
+
+def carry_out(
+    run: RecipeRun,
+    out: Path,
+    advance: Advance = no_progress,
+    recording: Recording | None = None,
+    distillation: Distillation | None = None,
+) -> TrainingResult:
+    """Train what a recipe stands for and write everything down; arguments as :func:`run_recipe`.
+
+    Of several processes the main one writes.  A run that is resumed keeps the recipe and the plan
+    that it was started with.
+
+    Raises:
+        TrainingError: training cannot start or go on.
+        DocumentError: a file cannot be written.
+    """
+    on_main_process(lambda: _write_wish(run, out, recording))
+    result = train(
+        run.model,
+        run.data,
+        run.recipe.training,
+        run.plan,
+        advance,
+        recording=recording,
+        distillation=distillation,
+    )
+    on_main_process(lambda: _write_result(run, out, result))
+    return result
+
+
+def _write_wish(run: RecipeRun, out: Path, recording: Recording | None) -> None:
+    if recording is not None:
+        require_free(recording)
+        if holds_run(recording.folder):
+            return
     write_document(out / RECIPE, run.recipe)
     if run.plan is not None:
         write_document(out / PLAN, run.plan)
-    result = train(run.model, run.data, run.recipe.training, run.plan, advance, recording=recording)
+
+
+def _write_result(run: RecipeRun, out: Path, result: TrainingResult) -> None:
     save_weights(run.model, out / WEIGHTS)
     write_json(out / RESULT, asdict(result))
-    return result

@@ -45,6 +45,23 @@ def describe_run(
     }
 
 
+def holds_run(folder: Path) -> bool:
+    """Whether a run was started in the folder."""
+    return (folder / RUN).exists()
+
+
+def require_free(recording: Recording) -> None:
+    """Refuse the folder of a run that is not to be resumed.
+
+    Raises:
+        TrainingError: there is one.
+    """
+    if holds_run(recording.folder) and not recording.resume:
+        raise TrainingError(
+            f"folder {recording.folder} holds a run; resume it, or name another folder"
+        )
+
+
 def open_run_folder(recording: Recording, facts: Mapping[str, Any]) -> tuple[str, Path | None]:
     """Start a run in its folder, or find where it stands.
 
@@ -60,16 +77,13 @@ def open_run_folder(recording: Recording, facts: Mapping[str, Any]) -> tuple[str
         TrainingError: the folder holds a run and is not to be resumed, or holds another one.
         DocumentError: the folder cannot be read or written.
     """
+    require_free(recording)
     path = recording.folder / RUN
     if not path.exists():
         run_id = uuid.uuid4().hex[:12]
         versions = {package: version(package) for package in _PACKAGES}
         written = {"schema_version": _SCHEMA_VERSION, "run_id": run_id, **facts}
         write_json(path, {**written, "versions": versions})
-    elif not recording.resume:
-        raise TrainingError(
-            f"folder {recording.folder} holds a run; resume it, or name another folder"
-        )
     held = _read_run(path)
     _require_same(recording.folder, held, facts)
     checkpoints = recording.folder / CHECKPOINTS
