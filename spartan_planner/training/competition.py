@@ -142,25 +142,35 @@ class Competition:
             else:
                 weight.soft = _whole(next(masks), mask, 1.0)
 
-    def value_gradients(self, mask_gradients: Sequence[Tensor]) -> list[Tensor]:
-        """Return dL/dv of the blocks of each weight, given ``g = dL/dm`` (DESIGN 4.2).
+    def turn_gradients(self) -> None:
+        """Turn the gradients G = dL/dw into ``dL/dtheta = G m + sign(theta) dL/dv`` (DESIGN 4.4).
 
         Protected blocks have ``m = 1``, hence ``r = 0``: they may stay where they are once their
         part in the mean cost is taken out again.
         """
-        pairs = list(zip(self.weights, mask_gradients, strict=True))
-        competing = [(weight, g) for weight, g in pairs if not weight.is_pattern]
-        by_value: Iterator[Tensor] = iter(())
-        if competing:
-            beta = self.state.beta * self._mean_cost / _mean(self._costs, self._num_blocks)
-            softs = [weight.soft for weight, _ in competing if weight.soft is not None]
-            slopes = [gradient for _, gradient in competing]
-            scale = 1 / self._block_elements
-            by_value = iter(soft_topk_gradient(softs, self._costs, beta * scale, slopes))
-        return [
-            self._pattern_gradient(weight, gradient) if weight.is_pattern else next(by_value)
-            for weight, gradient in pairs
+        for weight in self.weights:
+            if weight.is_pattern:
+                weight.set_gradient(self._pattern_gradient(weight, weight.mask_gradient()))
+        competing = [weight for weight in self.weights if not weight.is_pattern]
+        if not competing:
+            return
+        # Gradients of single elements are turned in place, without g and dL/dv in full.
+        direct = [weight.element_gradient() for weight in competing]
+        thetas = [
+            None if gradient is None else weight.flat(weight.dense)
+            for weight, gradient in zip(competing, direct, strict=True)
         ]
+        slopes = [
+            weight.mask_gradient() if gradient is None else gradient
+            for weight, gradient in zip(competing, direct, strict=True)
+        ]
+        softs = [weight.soft for weight in competing if weight.soft is not None]
+        beta = self.state.beta * self._mean_cost / _mean(self._costs, self._num_blocks)
+        beta /= self._block_elements
+        by_value = soft_topk_gradient(softs, self._costs, beta, slopes, weights=thetas)
+        for weight, gradient, turned in zip(competing, by_value, direct, strict=True):
+            if turned is None:
+                weight.set_gradient(gradient)
 
     @property
     def _mean_cost(self) -> float:

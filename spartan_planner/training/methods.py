@@ -62,10 +62,8 @@ class Spartan(Method):
 
     def turn_gradients(self, competition: Competition) -> None:
         """Set ``dL/dtheta = G m + sign(theta) dL/dv`` and put theta back."""
-        by_mask = [weight.mask_gradient() for weight in competition.weights]
-        by_value = competition.value_gradients(by_mask)
-        for weight, gradient in zip(competition.weights, by_value, strict=True):
-            weight.set_gradient(gradient)
+        competition.turn_gradients()
+        for weight in competition.weights:
             weight.put_latent()
 
 

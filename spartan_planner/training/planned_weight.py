@@ -84,6 +84,30 @@ class PlannedWeight:
         """View a tensor of the parameter's shape in the order of the parameter's memory."""
         return tensor.permute(self.order)
 
+    @property
+    def is_single(self) -> bool:
+        """Whether every block is one element, in the order of the weight's memory."""
+        return (
+            not self.is_pattern
+            and self.assignment.block_of_tile is None
+            and max(self.assignment.tile, default=1) == 1
+        )
+
+    def flat(self, tensor: Tensor) -> Tensor:
+        """View a tensor of the parameter's shape and memory order as one row of elements."""
+        return self.in_order(tensor).reshape(-1)
+
+    def element_gradient(self) -> Tensor | None:
+        """View the gradient G as one row, to be turned in place.
+
+        ``None`` where blocks are more than elements, no gradient arrived, or it is stored in
+        another order than the weight.
+        """
+        gradient = self.parameter.grad
+        if gradient is None or not self.is_single:
+            return None
+        return self.flat(gradient) if self.in_order(gradient).is_contiguous() else None
+
     def values(self) -> Tensor:
         """Assign blocks by the latent values and return the value of each, ``[blocks]``."""
         values, self.assignment = assign_in_order(self.dense, self.layout, self.order)
