@@ -45,6 +45,8 @@ class CompetitionState:
 
     Attributes:
         price: of the budget, in value per mean cost; infinite in the limits.
+        lead: how far the price of the soft masks lay above the threshold of the hard ones; it
+            moves little, so that the next search starts close by.
         beta: sharpness of the masks as they are; 0 before any.
         spread: mean surplus of what is kept (:func:`mean_surplus`), 0 before it was measured.
         pattern_spreads, pattern_betas: the same for each n:m layer, by name.
@@ -55,6 +57,7 @@ class CompetitionState:
     """
 
     price: float | None = None
+    lead: float = 0.0
     beta: float = 0.0
     spread: float = 0.0
     pattern_spreads: dict[str, float] = field(default_factory=dict)
@@ -75,6 +78,7 @@ class Selection:
         hard: ``h`` of each weight, boolean.
         threshold: value per mean cost at the boundary of what is kept.
         budget: blended cost that the competing blocks may have.
+        ratios: least and greatest value per cost of the competing blocks, where known.
     """
 
     values: list[Tensor]
@@ -82,6 +86,7 @@ class Selection:
     hard: list[Tensor]
     threshold: float
     budget: float
+    ratios: tuple[float, float] | None
 
 
 class Competition:
@@ -110,11 +115,12 @@ class Competition:
         values = [self._values(weight) for weight in self.weights]
         protected = [w.protected(v) for w, v in zip(self.weights, values, strict=True)]
         masks: Iterator[Tensor] = iter(())
-        budget, threshold = 0.0, math.inf
+        budget, threshold, ratios = 0.0, math.inf, None
         if self._costs:
             free = self._free(values, protected)
             budget, found = self._within_budgets(free, budget_share)
             threshold, masks = found.threshold * self._mean_cost, iter(found.masks)
+            ratios = found.ratios
             self.state.price = threshold
         hard = [
             self._hard_pattern(weight, value, budget_share)
@@ -122,7 +128,7 @@ class Competition:
             else _whole(next(masks), mask, True)
             for weight, value, mask in zip(self.weights, values, protected, strict=True)
         ]
-        return Selection(values, protected, hard, threshold, budget)
+        return Selection(values, protected, hard, threshold, budget, ratios)
 
     def soften(self, selection: Selection, point: SchedulePoint) -> None:
         """Give every weight the soft mask that belongs to a selection."""
@@ -134,6 +140,8 @@ class Competition:
             )
             soft = self._solve_soft(selection)
             self.state.price, masks = soft.price, iter(soft.masks)
+            lead = soft.price - selection.threshold
+            self.state.lead = lead if math.isfinite(lead) else 0.0
         for weight, value, mask in zip(
             self.weights, selection.values, selection.protected, strict=True
         ):
@@ -242,7 +250,8 @@ class Competition:
             self._costs,
             selection.budget,
             state.beta,
-            initial_price=state.price,
+            initial_price=selection.threshold + state.lead,
+            ratios=selection.ratios,
             names=self._names,
         )
         self._warn_of_missed_budget(soft)

@@ -14,6 +14,9 @@ from spartan_planner.blocks import BlockAssignment, ranks_along, tile_shape
 from spartan_planner.planning import PlanLayer
 from spartan_planner.transport import masked_weight, solve_hard_topk, tile_values, weight_gradient
 
+_VALUE_DTYPES = (torch.float32, torch.float64)
+"""Weights of these dtypes have values of the same: half precision adds up in float32."""
+
 
 @dataclass
 class PlannedWeight:
@@ -109,7 +112,18 @@ class PlannedWeight:
         return self.flat(gradient) if self.in_order(gradient).is_contiguous() else None
 
     def values(self) -> Tensor:
-        """Assign blocks by the latent values and return the value of each, ``[blocks]``."""
+        """Assign blocks by the latent values and return the value of each, ``[blocks]``.
+
+        Single elements of a latent weight leave theirs where the sparse weight will be.
+        """
+        target = self.in_order(self.parameter.detach())
+        if (
+            self.is_single
+            and self.latent is not None
+            and self.latent.dtype in _VALUE_DTYPES
+            and target.is_contiguous()
+        ):
+            return torch.abs(self.flat(self.latent), out=target.view(-1))
         values, self.assignment = assign_in_order(self.dense, self.layout, self.order)
         return values
 

@@ -73,7 +73,7 @@ def select_into(masks: tuple[Tensor, ...], problem: Problem) -> HardSelection:
     if not has_element_costs and 0.0 < problem.budget < problem.total:
         boundary = find_hard_boundary(problem)
         if boundary is not None:
-            return _selection(masks, problem, boundary, costs, None)
+            return _selection(masks, problem, boundary, costs, None, None)
     packed = pack(problem, problem.costs)
     extremes = (
         checked_extremes(problem, problem.costs, packed) if problem.num_blocks else (0.0, 0.0)
@@ -86,7 +86,7 @@ def select_into(masks: tuple[Tensor, ...], problem: Problem) -> HardSelection:
     if has_element_costs:
         return select_by_element(masks, problem, extremes)
     boundary = locate_boundary(problem, costs, extremes, packed)
-    return _selection(masks, problem, boundary, costs, packed)
+    return _selection(masks, problem, boundary, costs, packed, extremes)
 
 
 def _selection(
@@ -95,6 +95,7 @@ def _selection(
     boundary: Boundary,
     costs: Sequence[float],
     packed: Pack | None,
+    extremes: tuple[float, float] | None,
 ) -> HardSelection:
     """Write the masks that a boundary stands for."""
     kept_ties = admitted_ties(boundary, costs, problem.budget)
@@ -107,6 +108,7 @@ def _selection(
         sum(kept),
         SelectionStatus.EXACT_PREFIX,
         left_of_budget(exact_cost(kept, costs), problem.budget),
+        extremes,
     )
 
 
@@ -204,5 +206,9 @@ def _write_packed(
 
 def _compare(out: Tensor, values: Tensor, threshold: float) -> None:
     """Write ``values >= threshold``, a chunk at a time so that no scratch is large."""
-    for start, stop in chunk_bounds(values.numel(), chunk_size(values.device)):
-        torch.ge(values[start:stop], threshold, out=out[start:stop])
+    size = chunk_size(values.device) // 2
+    flags = values.new_empty(min(size, values.numel()))
+    for start, stop in chunk_bounds(values.numel(), size):
+        # Numbers, then booleans: comparing into booleans at once takes three times as long.
+        found = torch.ge(values[start:stop], threshold, out=flags[: stop - start])
+        out[start:stop].copy_(found)
