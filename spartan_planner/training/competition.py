@@ -35,6 +35,8 @@ share, doubled with every further try; it recovers by one percent a step, and by
 every step in which it could."""
 _LEAST_BUDGET_SHARE = 0.01
 """Where the share starts from again after a step in which nothing but a tiny one would do."""
+_REACH, _LEAST_REACH = 2.0, 5e-4
+"""The hard threshold is expected within so many of its last moves, and this share of itself."""
 _SPREAD_INTERVAL = 10
 """Steps after which the spread of values is measured anew; it moves as slowly as the weights."""
 
@@ -45,6 +47,8 @@ class CompetitionState:
 
     Attributes:
         price: of the budget, in value per mean cost; infinite in the limits.
+        threshold, threshold_move: value per cost at the boundary of what is kept, and how far the
+            last step moved it: where the next search looks first; ``None`` in the limits.
         lead: how far the price of the soft masks lay above the threshold of the hard ones; it
             moves little, so that the next search starts close by.
         beta: sharpness of the masks as they are; 0 before any.
@@ -57,6 +61,8 @@ class CompetitionState:
     """
 
     price: float | None = None
+    threshold: float | None = None
+    threshold_move: float = 0.0
     lead: float = 0.0
     beta: float = 0.0
     spread: float = 0.0
@@ -208,7 +214,29 @@ class Competition:
         if len(self.plan.budgets) > 1 and budget_share == 0.0:
             return self._within_every_budget(free, target)
         budget = target + (everything - target) * budget_share
-        return budget, solve_hard_topk(free, self._costs, budget, names=self._names)
+        found = self._solve_hard(free, budget)
+        self._follow(found.threshold)
+        return budget, found
+
+    def _solve_hard(self, free: Sequence[Tensor], budget: float) -> HardSelection:
+        return solve_hard_topk(
+            free, self._costs, budget, expected=self._expected_thresholds(), names=self._names
+        )
+
+    def _expected_thresholds(self) -> tuple[float, float] | None:
+        """Thresholds between which the next one is all but certain to be."""
+        last = self.state.threshold
+        if last is None:
+            return None
+        reach = _REACH * abs(self.state.threshold_move) + _LEAST_REACH * abs(last)
+        return last - reach, last + reach
+
+    def _follow(self, threshold: float) -> None:
+        """Note where the threshold went."""
+        state, last = self.state, self.state.threshold
+        state.threshold = threshold if math.isfinite(threshold) else None
+        if state.threshold is not None and last is not None:
+            state.threshold_move = state.threshold - last
 
     @property
     def _names(self) -> list[str]:
@@ -225,11 +253,12 @@ class Competition:
         share = min(1.0, state.budget_share * (1 + state.budget_recovery))
         step, state.budget_recovery = _BUDGET_STEP, min(1.0, 2 * state.budget_recovery)
         while True:
-            hard = solve_hard_topk(free, self._costs, target * share, names=self._names)
+            hard = self._solve_hard(free, target * share)
             overrun = self.budgets.overrun(self._num_kept(hard))
             # The growing step ends at a share of 0 at the latest, where nothing is spent.
             if overrun <= 1.0:
                 state.budget_share = max(share, _LEAST_BUDGET_SHARE)
+                self._follow(hard.threshold)
                 return target * share, hard
             share, step = max(0.0, share / overrun - share * step), 2 * step
             state.budget_recovery = _BUDGET_RECOVERY

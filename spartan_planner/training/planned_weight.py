@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from cost_models import Layout, LayoutKind
 from spartan_planner.blocks import BlockAssignment, ranks_along, tile_shape
 from spartan_planner.planning import PlanLayer
-from spartan_planner.transport import masked_weight, solve_hard_topk, tile_values, weight_gradient
+from spartan_planner.transport import (
+    count_true,
+    masked_weight,
+    solve_hard_topk,
+    tile_values,
+    weight_gradient,
+)
 
 _VALUE_DTYPES = (torch.float32, torch.float64)
 """Weights of these dtypes have values of the same: half precision adds up in float32."""
@@ -225,7 +231,7 @@ class PlannedWeight:
         if self.is_pattern:
             return hard.count_nonzero() * (self.layout.num_of / hard.numel())
         if self.layout.num_whole_blocks(shape) == self.layout.num_blocks(shape):
-            return hard.count_nonzero()
+            return count_true(hard)
         sizes = torch.from_numpy(self.layout.block_sizes(shape)).to(hard.device)
         return sizes @ hard.to(sizes.dtype)
 

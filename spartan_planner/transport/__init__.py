@@ -1,6 +1,7 @@
 """Weighted transport-based top-k, soft and hard, at the speed of memory (DESIGN 4.1 to 4.4)."""
 
 from spartan_planner.transport.backend import use_triton
+from spartan_planner.transport.comparisons import count_true
 from spartan_planner.transport.densities import erk_densities, uniform_densities
 from spartan_planner.transport.gradient import soft_topk_gradient
 from spartan_planner.transport.hard import solve_hard_topk
@@ -29,6 +30,7 @@ __all__ = [
     "PriceSolution",
     "SelectionStatus",
     "SoftSelection",
+    "count_true",
     "erk_densities",
     "expand_tiles",
     "hard_n_of_m",

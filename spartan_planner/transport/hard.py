@@ -31,6 +31,7 @@ def solve_hard_topk(
     costs: Sequence[Cost],
     budget: float,
     *,
+    expected: tuple[float, float] | None = None,
     names: Sequence[str] | None = None,
     process_group: dist.ProcessGroup | None = None,
 ) -> HardSelection:
@@ -47,6 +48,8 @@ def solve_hard_topk(
         costs: For each tensor the cost of one of its blocks (or, on one rank, a tensor with one
             per element), positive, in any unit.
         budget: In the unit of the costs, from 0 to the cost of all blocks, limits included.
+        expected: Thresholds, low and high, between which that of an earlier selection on similar
+            values lets expect this one: the closer, the faster.  The selection is the same.
         names: Names of the tensors for error messages.
         process_group: When given, the values are this rank's shards: a tensor is understood as
             the shards of all ranks one after the other, and the masks are those of the shards.
@@ -58,10 +61,12 @@ def solve_hard_topk(
     masks = tuple(
         torch.empty(value.shape, dtype=torch.bool, device=value.device) for value in values
     )
-    return select_into(masks, problem)
+    return select_into(masks, problem, expected)
 
 
-def select_into(masks: tuple[Tensor, ...], problem: Problem) -> HardSelection:
+def select_into(
+    masks: tuple[Tensor, ...], problem: Problem, expected: tuple[float, float] | None = None
+) -> HardSelection:
     """Select on a checked problem and write to contiguous boolean masks."""
     costs = [cost for cost in problem.costs if not isinstance(cost, Tensor)]
     has_element_costs = problem.has_element_costs
@@ -85,7 +90,7 @@ def select_into(masks: tuple[Tensor, ...], problem: Problem) -> HardSelection:
         return _uniform(masks, False, math.inf, 0.0, 0)
     if has_element_costs:
         return select_by_element(masks, problem, extremes)
-    boundary = locate_boundary(problem, costs, extremes, packed)
+    boundary = locate_boundary(problem, costs, extremes, packed, expected)
     return _selection(masks, problem, boundary, costs, packed, extremes)
 
 
