@@ -220,8 +220,29 @@ class Competition:
 
     def _solve_hard(self, free: Sequence[Tensor], budget: float) -> HardSelection:
         return solve_hard_topk(
-            free, self._costs, budget, expected=self._expected_thresholds(), names=self._names
+            free,
+            self._costs,
+            budget,
+            expected=self._expected_thresholds(),
+            ratios=self._known_ratios(),
+            names=self._names,
         )
+
+    def _known_ratios(self) -> tuple[float, float] | None:
+        """Least and greatest value per cost, where they were found when latents were kept aside.
+
+        ``None`` as well where they are not finite: the search says then which weight that is.
+        """
+        ranges = [weight.value_range for weight in self.weights if not weight.is_pattern]
+        if self._block_elements != 1:
+            return None
+        least, greatest = math.inf, -math.inf
+        for found, cost in zip(ranges, self._costs, strict=True):
+            if found is None or not bool(found.isfinite().all()):
+                return None
+            low, high = found.tolist()
+            least, greatest = min(least, low / cost), max(greatest, high / cost)
+        return least, greatest
 
     def _expected_thresholds(self) -> tuple[float, float] | None:
         """Thresholds between which the next one is all but certain to be."""

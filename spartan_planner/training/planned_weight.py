@@ -16,6 +16,7 @@ from spartan_planner.transport import (
     count_true,
     masked_weight,
     solve_hard_topk,
+    take_magnitudes,
     tile_values,
     weight_gradient,
 )
@@ -43,6 +44,8 @@ class PlannedWeight:
             it is 1 everywhere.
         kept: mask ``h`` of the elements in the parameter's dtype, while it stands still.
         kept_size: what ``h`` keeps, in whole blocks, one number; ``None`` before the first step.
+        value_range: least and greatest value of single elements, while the parameter holds their
+            values: between :meth:`keep_latent` and :meth:`put_sparse`.
     """
 
     name: str
@@ -57,6 +60,7 @@ class PlannedWeight:
     soft: Tensor | None = None
     kept: Tensor | None = None
     kept_size: Tensor | None = None
+    value_range: Tensor | None = None
 
     @staticmethod
     def of(layer: PlanLayer, parameter: nn.Parameter, cost_per_block: float) -> "PlannedWeight":
@@ -120,27 +124,31 @@ class PlannedWeight:
     def values(self) -> Tensor:
         """Assign blocks by the latent values and return the value of each, ``[blocks]``.
 
-        Single elements of a latent weight leave theirs where the sparse weight will be.
+        Single elements of a latent weight have theirs where the sparse weight will be.
         """
-        target = self.in_order(self.parameter.detach())
-        if (
-            self.is_single
-            and self.latent is not None
-            and self.latent.dtype in _VALUE_DTYPES
-            and target.is_contiguous()
-        ):
-            return torch.abs(self.flat(self.latent), out=target.view(-1))
+        if self.value_range is not None:
+            return self.flat(self.parameter.detach())
         values, self.assignment = assign_in_order(self.dense, self.layout, self.order)
         return values
 
     def keep_latent(self) -> None:
-        """Copy the parameter, which holds the latent weight, aside."""
+        """Copy the parameter, which holds the latent weight, aside.
+
+        Where blocks are single elements their values |theta| then take its place: the parameter
+        is written anyway, and they need no memory of their own.
+        """
         if self.latent is None:
             self.latent = torch.empty_like(self.parameter, requires_grad=False)
-        self.latent.copy_(self.parameter)
+        self.value_range = None
+        source, aside = self.in_order(self.parameter.detach()), self.in_order(self.latent)
+        if self.is_single and self.latent.dtype in _VALUE_DTYPES and source.is_contiguous():
+            self.value_range = take_magnitudes(source, aside)
+        else:
+            aside.copy_(source)
 
     def put_latent(self) -> None:
         """Put the latent weight back into the parameter."""
+        self.value_range = None
         if self.latent is not None:
             self.parameter.copy_(self.latent)
 
@@ -158,6 +166,7 @@ class PlannedWeight:
         else:
             target.copy_(masked_weight(source, *tiles, self.assignment.tile))
         self.kept_size = self._size(hard)
+        self.value_range = None
 
     def mask_gradient(self) -> Tensor:
         """Return ``g_b = sum G theta`` for each block, zero where no gradient arrived."""

@@ -5,6 +5,7 @@ from spartan_planner.transport.comparisons import count_true
 from spartan_planner.transport.densities import erk_densities, uniform_densities
 from spartan_planner.transport.gradient import soft_topk_gradient
 from spartan_planner.transport.hard import solve_hard_topk
+from spartan_planner.transport.magnitudes import take_magnitudes
 from spartan_planner.transport.operators import hard_topk, soft_topk
 from spartan_planner.transport.price import solve_price
 from spartan_planner.transport.results import (
@@ -45,6 +46,7 @@ __all__ = [
     "solve_price",
     "solve_soft_by_layer",
     "solve_soft_topk",
+    "take_magnitudes",
     "tile_values",
     "uniform_densities",
     "use_triton",

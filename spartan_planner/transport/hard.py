@@ -32,6 +32,7 @@ def solve_hard_topk(
     budget: float,
     *,
     expected: tuple[float, float] | None = None,
+    ratios: tuple[float, float] | None = None,
     names: Sequence[str] | None = None,
     process_group: dist.ProcessGroup | None = None,
 ) -> HardSelection:
@@ -50,6 +51,8 @@ def solve_hard_topk(
         budget: In the unit of the costs, from 0 to the cost of all blocks, limits included.
         expected: Thresholds, low and high, between which that of an earlier selection on similar
             values lets expect this one: the closer, the faster.  The selection is the same.
+        ratios: Least and greatest value per cost over all ranks, both finite, where they are known;
+            the values are not read for them then.
         names: Names of the tensors for error messages.
         process_group: When given, the values are this rank's shards: a tensor is understood as
             the shards of all ranks one after the other, and the masks are those of the shards.
@@ -61,11 +64,14 @@ def solve_hard_topk(
     masks = tuple(
         torch.empty(value.shape, dtype=torch.bool, device=value.device) for value in values
     )
-    return select_into(masks, problem, expected)
+    return select_into(masks, problem, expected, ratios)
 
 
 def select_into(
-    masks: tuple[Tensor, ...], problem: Problem, expected: tuple[float, float] | None = None
+    masks: tuple[Tensor, ...],
+    problem: Problem,
+    expected: tuple[float, float] | None = None,
+    ratios: tuple[float, float] | None = None,
 ) -> HardSelection:
     """Select on a checked problem and write to contiguous boolean masks."""
     costs = [cost for cost in problem.costs if not isinstance(cost, Tensor)]
@@ -80,9 +86,10 @@ def select_into(
         if boundary is not None:
             return _selection(masks, problem, boundary, costs, None, None)
     packed = pack(problem, problem.costs)
-    extremes = (
-        checked_extremes(problem, problem.costs, packed) if problem.num_blocks else (0.0, 0.0)
-    )
+    extremes = ratios
+    if extremes is None:
+        found = problem.num_blocks > 0
+        extremes = checked_extremes(problem, problem.costs, packed) if found else (0.0, 0.0)
     if problem.budget >= problem.total:
         # A budget of everything is the total itself: what rounding added has been taken off.
         return _uniform(masks, True, -math.inf, problem.total, problem.num_blocks)
