@@ -238,7 +238,7 @@ def test_every_method_has_a_schedule_for_either_start(method):
         assert default_schedule(method, is_trained).method == method
 
 
-@pytest.mark.parametrize("layout", ["element", "tile:64x1@16"])
+@pytest.mark.parametrize("layout", ["element", "tile:24x5"])
 @pytest.mark.parametrize("method", ["spartan", "dual_averaging"])
 def test_a_weight_that_is_nan_is_named_and_put_back(method, layout):
     model = tiny_network()
