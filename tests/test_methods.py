@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from cost_models import Layout
 from spartan_planner.blocks import assign_blocks
-from spartan_planner.errors import TrainingError, UnknownNameError
+from spartan_planner.errors import TrainingError, TransportError, UnknownNameError
 from spartan_planner.export.kept_sizes import kept_sizes
 from spartan_planner.plan_model import plan as make_plan
 from spartan_planner.planning import Schedule
@@ -236,3 +236,19 @@ def test_an_unknown_method_is_refused_by_name():
 def test_every_method_has_a_schedule_for_either_start(method):
     for is_trained in (False, True):
         assert default_schedule(method, is_trained).method == method
+
+
+@pytest.mark.parametrize("layout", ["element", "tile:24x5"])
+@pytest.mark.parametrize("method", ["spartan", "dual_averaging"])
+def test_a_weight_that_is_nan_is_named_and_put_back(method, layout):
+    model = tiny_network()
+    optimizer = sgd(model)
+    sparsifier = Sparsifier(model, plan_in(model, layout), optimizer, NUM_STEPS, method)
+    weight = sparsifier._weights[0]
+    images, labels = batch()
+    cross_entropy(model(images), labels).backward()
+    with torch.no_grad():
+        weight.parameter.view(-1)[:2] = torch.tensor([-1.0, torch.nan])
+    with pytest.raises(TransportError, match=rf"{weight.name}.* NaN or infinite"):
+        optimizer.step()
+    assert weight.parameter.view(-1)[0] < 0

@@ -123,3 +123,42 @@ def test_shapes_must_match():
         soft_topk_gradient([torch.rand(3)], [1.0], 1.0, [torch.rand(4)])
     with pytest.raises(TransportError, match=r"masks have 2 shapes.*gradients 1 shapes"):
         soft_topk_gradient([torch.rand(3)] * 2, [1.0] * 2, 1.0, [torch.rand(3)])
+
+
+@pytest.mark.parametrize("with_tiles", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_gradients_of_elements_are_turned_in_place(dtype, tolerance, with_tiles):
+    generator = torch.Generator().manual_seed(6)
+    sizes, costs, beta = (300_000, 20_000), (1.0, 6.0), 10.0
+    theta = [torch.randn(n, generator=generator, dtype=dtype) for n in sizes]
+    theta[0][:5] = 0.0
+    soft = solve_soft_topk([t.abs() for t in theta], costs, 50_000.0, beta)
+    arrived = [torch.randn(n, generator=generator, dtype=dtype) for n in sizes]
+    by_mask = [g * t for g, t in zip(arrived, theta, strict=True)]
+    by_value = soft_topk_gradient(soft.masks, costs, beta, by_mask)
+    expected = [
+        g * m + t.sign() * v
+        for g, m, t, v in zip(arrived, soft.masks, theta, by_value, strict=True)
+    ]
+    given = [arrived[0].clone(), by_mask[1] if with_tiles else arrived[1].clone()]
+    weights = [theta[0], None if with_tiles else theta[1]]
+    found = soft_topk_gradient(soft.masks, costs, beta, given, weights=weights)
+    assert found[0].data_ptr() == given[0].data_ptr()
+    # Sums over other chunks round otherwise.
+    close = {"rtol": tolerance, "atol": tolerance * float(expected[0].abs().max())}
+    torch.testing.assert_close(found[0], expected[0], **close)
+    torch.testing.assert_close(found[1], by_value[1] if with_tiles else expected[1], **close)
+
+
+@pytest.mark.parametrize(
+    ("gradient", "weights", "costs", "message"),
+    [
+        (torch.ones(6), [torch.ones(5)], [1.0], "came with a weight of shape"),
+        (torch.ones(12)[::2], [torch.ones(6)], [1.0], "turned in place"),
+        (torch.ones(6), [torch.ones(6)] * 2, [1.0], "1 gradients came with 2 weights"),
+        (torch.ones(6), [torch.ones(6)], [torch.rand(6) + 1], "needs one cost"),
+    ],
+)
+def test_weights_that_do_not_belong_are_refused(gradient, weights, costs, message):
+    with pytest.raises(TransportError, match=message):
+        soft_topk_gradient([torch.rand(6)], costs, 1.0, [gradient], weights=weights)

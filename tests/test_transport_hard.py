@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spartan_planner.errors import TransportError
-from spartan_planner.transport import SelectionStatus, packing, sampling, solve_hard_topk
+from spartan_planner.transport import (
+    SelectionStatus,
+    packing,
+    sampling,
+    solve_hard_topk,
+    solve_soft_topk,
+)
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -156,3 +162,23 @@ def test_costs_of_another_shape_are_refused():
 def test_bad_values_are_named():
     with pytest.raises(TransportError, match=r"head\.weight"):
         solve_hard_topk([torch.tensor([1.0, math.nan])], [1.0], 1.0, names=["head.weight"])
+
+
+@pytest.mark.parametrize("ends", [(0.99, 1.01), (1.0, 1.0), (0.2, 0.3), (3.0, 4.0), (-1.0, 99.0)])
+def test_an_expectation_changes_nothing(ends):
+    values, costs, budget = random_values((300_000, 50_000, 40)), (1.0, 3.0, 2.0), 60_000.5
+    expected = agree(values, costs, budget)
+    guess = (ends[0] * expected.threshold, ends[1] * expected.threshold)
+    found = solve_hard_topk(values, costs, budget, expected=guess, ratios=expected.ratios)
+    assert all(torch.equal(a, b) for a, b in zip(found.masks, expected.masks, strict=True))
+    assert (found.threshold, found.cost) == (expected.threshold, expected.cost)
+
+
+def test_the_range_of_ratios_is_told():
+    values, costs = random_values((30_000, 200_000)), (2.0, 5.0)
+    found = solve_hard_topk(values, costs, 50_000.0)
+    ratios = torch.cat([v.double() / c for v, c in zip(values, costs, strict=True)])
+    assert found.ratios == (float(ratios.min()), float(ratios.max()))
+    soft = solve_soft_topk(values, costs, 50_000.0, 20.0, ratios=found.ratios)
+    again = solve_soft_topk(values, costs, 50_000.0, 20.0)
+    assert soft.price == pytest.approx(again.price, rel=1e-6)

@@ -35,6 +35,8 @@ share, doubled with every further try; it recovers by one percent a step, and by
 every step in which it could."""
 _LEAST_BUDGET_SHARE = 0.01
 """Where the share starts from again after a step in which nothing but a tiny one would do."""
+_REACH, _LEAST_REACH = 2.0, 5e-4
+"""The hard threshold is expected within so many of its last moves, and this share of itself."""
 _SPREAD_INTERVAL = 10
 """Steps after which the spread of values is measured anew; it moves as slowly as the weights."""
 
@@ -45,6 +47,10 @@ class CompetitionState:
 
     Attributes:
         price: of the budget, in value per mean cost; infinite in the limits.
+        threshold, threshold_move: value per cost at the boundary of what is kept, and how far the
+            last step moved it: where the next search looks first; ``None`` in the limits.
+        lead: how far the price of the soft masks lay above the threshold of the hard ones; it
+            moves little, so that the next search starts close by.
         beta: sharpness of the masks as they are; 0 before any.
         spread: mean surplus of what is kept (:func:`mean_surplus`), 0 before it was measured.
         pattern_spreads, pattern_betas: the same for each n:m layer, by name.
@@ -55,6 +61,9 @@ class CompetitionState:
     """
 
     price: float | None = None
+    threshold: float | None = None
+    threshold_move: float = 0.0
+    lead: float = 0.0
     beta: float = 0.0
     spread: float = 0.0
     pattern_spreads: dict[str, float] = field(default_factory=dict)
@@ -75,6 +84,7 @@ class Selection:
         hard: ``h`` of each weight, boolean.
         threshold: value per mean cost at the boundary of what is kept.
         budget: blended cost that the competing blocks may have.
+        ratios: least and greatest value per cost of the competing blocks, where known.
     """
 
     values: list[Tensor]
@@ -82,6 +92,7 @@ class Selection:
     hard: list[Tensor]
     threshold: float
     budget: float
+    ratios: tuple[float, float] | None
 
 
 class Competition:
@@ -110,11 +121,12 @@ class Competition:
         values = [self._values(weight) for weight in self.weights]
         protected = [w.protected(v) for w, v in zip(self.weights, values, strict=True)]
         masks: Iterator[Tensor] = iter(())
-        budget, threshold = 0.0, math.inf
+        budget, threshold, ratios = 0.0, math.inf, None
         if self._costs:
             free = self._free(values, protected)
             budget, found = self._within_budgets(free, budget_share)
             threshold, masks = found.threshold * self._mean_cost, iter(found.masks)
+            ratios = found.ratios
             self.state.price = threshold
         hard = [
             self._hard_pattern(weight, value, budget_share)
@@ -122,7 +134,7 @@ class Competition:
             else _whole(next(masks), mask, True)
             for weight, value, mask in zip(self.weights, values, protected, strict=True)
         ]
-        return Selection(values, protected, hard, threshold, budget)
+        return Selection(values, protected, hard, threshold, budget, ratios)
 
     def soften(self, selection: Selection, point: SchedulePoint) -> None:
         """Give every weight the soft mask that belongs to a selection."""
@@ -134,6 +146,8 @@ class Competition:
             )
             soft = self._solve_soft(selection)
             self.state.price, masks = soft.price, iter(soft.masks)
+            lead = soft.price - selection.threshold
+            self.state.lead = lead if math.isfinite(lead) else 0.0
         for weight, value, mask in zip(
             self.weights, selection.values, selection.protected, strict=True
         ):
@@ -142,25 +156,35 @@ class Competition:
             else:
                 weight.soft = _whole(next(masks), mask, 1.0)
 
-    def value_gradients(self, mask_gradients: Sequence[Tensor]) -> list[Tensor]:
-        """Return dL/dv of the blocks of each weight, given ``g = dL/dm`` (DESIGN 4.2).
+    def turn_gradients(self) -> None:
+        """Turn the gradients G = dL/dw into ``dL/dtheta = G m + sign(theta) dL/dv`` (DESIGN 4.4).
 
         Protected blocks have ``m = 1``, hence ``r = 0``: they may stay where they are once their
         part in the mean cost is taken out again.
         """
-        pairs = list(zip(self.weights, mask_gradients, strict=True))
-        competing = [(weight, g) for weight, g in pairs if not weight.is_pattern]
-        by_value: Iterator[Tensor] = iter(())
-        if competing:
-            beta = self.state.beta * self._mean_cost / _mean(self._costs, self._num_blocks)
-            softs = [weight.soft for weight, _ in competing if weight.soft is not None]
-            slopes = [gradient for _, gradient in competing]
-            scale = 1 / self._block_elements
-            by_value = iter(soft_topk_gradient(softs, self._costs, beta * scale, slopes))
-        return [
-            self._pattern_gradient(weight, gradient) if weight.is_pattern else next(by_value)
-            for weight, gradient in pairs
+        for weight in self.weights:
+            if weight.is_pattern:
+                weight.set_gradient(self._pattern_gradient(weight, weight.mask_gradient()))
+        competing = [weight for weight in self.weights if not weight.is_pattern]
+        if not competing:
+            return
+        # Gradients of single elements are turned in place, without g and dL/dv in full.
+        direct = [weight.element_gradient() for weight in competing]
+        thetas = [
+            None if gradient is None else weight.flat(weight.dense)
+            for weight, gradient in zip(competing, direct, strict=True)
         ]
+        slopes = [
+            weight.mask_gradient() if gradient is None else gradient
+            for weight, gradient in zip(competing, direct, strict=True)
+        ]
+        softs = [weight.soft for weight in competing if weight.soft is not None]
+        beta = self.state.beta * self._mean_cost / _mean(self._costs, self._num_blocks)
+        beta /= self._block_elements
+        by_value = soft_topk_gradient(softs, self._costs, beta, slopes, weights=thetas)
+        for weight, gradient, turned in zip(competing, by_value, direct, strict=True):
+            if turned is None:
+                weight.set_gradient(gradient)
 
     @property
     def _mean_cost(self) -> float:
@@ -190,7 +214,50 @@ class Competition:
         if len(self.plan.budgets) > 1 and budget_share == 0.0:
             return self._within_every_budget(free, target)
         budget = target + (everything - target) * budget_share
-        return budget, solve_hard_topk(free, self._costs, budget, names=self._names)
+        found = self._solve_hard(free, budget)
+        self._follow(found.threshold)
+        return budget, found
+
+    def _solve_hard(self, free: Sequence[Tensor], budget: float) -> HardSelection:
+        return solve_hard_topk(
+            free,
+            self._costs,
+            budget,
+            expected=self._expected_thresholds(),
+            ratios=self._known_ratios(),
+            names=self._names,
+        )
+
+    def _known_ratios(self) -> tuple[float, float] | None:
+        """Least and greatest value per cost, where they were found when latents were kept aside.
+
+        ``None`` as well where they are not finite: the search says then which weight that is.
+        """
+        ranges = [weight.value_range for weight in self.weights if not weight.is_pattern]
+        if self._block_elements != 1:
+            return None
+        least, greatest = math.inf, -math.inf
+        for found, cost in zip(ranges, self._costs, strict=True):
+            if found is None or not bool(found.isfinite().all()):
+                return None
+            low, high = found.tolist()
+            least, greatest = min(least, low / cost), max(greatest, high / cost)
+        return least, greatest
+
+    def _expected_thresholds(self) -> tuple[float, float] | None:
+        """Thresholds between which the next one is all but certain to be."""
+        last = self.state.threshold
+        if last is None:
+            return None
+        reach = _REACH * abs(self.state.threshold_move) + _LEAST_REACH * abs(last)
+        return last - reach, last + reach
+
+    def _follow(self, threshold: float) -> None:
+        """Note where the threshold went."""
+        state, last = self.state, self.state.threshold
+        state.threshold = threshold if math.isfinite(threshold) else None
+        if state.threshold is not None and last is not None:
+            state.threshold_move = state.threshold - last
 
     @property
     def _names(self) -> list[str]:
@@ -207,11 +274,12 @@ class Competition:
         share = min(1.0, state.budget_share * (1 + state.budget_recovery))
         step, state.budget_recovery = _BUDGET_STEP, min(1.0, 2 * state.budget_recovery)
         while True:
-            hard = solve_hard_topk(free, self._costs, target * share, names=self._names)
+            hard = self._solve_hard(free, target * share)
             overrun = self.budgets.overrun(self._num_kept(hard))
             # The growing step ends at a share of 0 at the latest, where nothing is spent.
             if overrun <= 1.0:
                 state.budget_share = max(share, _LEAST_BUDGET_SHARE)
+                self._follow(hard.threshold)
                 return target * share, hard
             share, step = max(0.0, share / overrun - share * step), 2 * step
             state.budget_recovery = _BUDGET_RECOVERY
@@ -232,7 +300,8 @@ class Competition:
             self._costs,
             selection.budget,
             state.beta,
-            initial_price=state.price,
+            initial_price=selection.threshold + state.lead,
+            ratios=selection.ratios,
             names=self._names,
         )
         self._warn_of_missed_budget(soft)

@@ -13,7 +13,8 @@ back:
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 
 from torch import Tensor
@@ -54,18 +55,15 @@ class Spartan(Method):
 
     def prune(self, competition: Competition, point: SchedulePoint) -> None:
         """Put ``theta m h`` into the parameters and keep theta aside."""
-        for weight in competition.weights:
-            weight.keep_latent()
-        selection = competition.select(point.budget_share)
-        competition.soften(selection, point)
+        with _latents_kept(competition.weights):
+            selection = competition.select(point.budget_share)
+            competition.soften(selection, point)
         _put_sparse(competition.weights, selection.hard, point)
 
     def turn_gradients(self, competition: Competition) -> None:
         """Set ``dL/dtheta = G m + sign(theta) dL/dv`` and put theta back."""
-        by_mask = [weight.mask_gradient() for weight in competition.weights]
-        by_value = competition.value_gradients(by_mask)
-        for weight, gradient in zip(competition.weights, by_value, strict=True):
-            weight.set_gradient(gradient)
+        competition.turn_gradients()
+        for weight in competition.weights:
             weight.put_latent()
 
 
@@ -76,9 +74,8 @@ class DualAveraging(Method):
 
     def prune(self, competition: Competition, point: SchedulePoint) -> None:
         """Put ``theta h`` into the parameters and keep theta aside."""
-        for weight in competition.weights:
-            weight.keep_latent()
-        selection = competition.select(point.budget_share)
+        with _latents_kept(competition.weights):
+            selection = competition.select(point.budget_share)
         _put_sparse(competition.weights, selection.hard, point)
 
     def turn_gradients(self, competition: Competition) -> None:
@@ -197,6 +194,19 @@ _SCHEDULES = {
     ("fixed", False): Schedule(0.0, 0.0, 1.0, method="fixed"),
     ("fixed", True): Schedule(0.0, 0.0, 1.0, method="fixed"),
 }
+
+
+@contextmanager
+def _latents_kept(weights: list[PlannedWeight]) -> Iterator[None]:
+    """Keep theta aside while blocks are selected, and put it back where that fails (a NaN)."""
+    for weight in weights:
+        weight.keep_latent()
+    try:
+        yield
+    except BaseException:
+        for weight in weights:
+            weight.put_latent()
+        raise
 
 
 def _put_sparse(weights: list[PlannedWeight], hard: list[Tensor], point: SchedulePoint) -> None:

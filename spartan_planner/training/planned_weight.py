@@ -12,7 +12,17 @@ from torch import Tensor, nn
 from cost_models import Layout, LayoutKind
 from spartan_planner.blocks import BlockAssignment, ranks_along, tile_shape
 from spartan_planner.planning import PlanLayer
-from spartan_planner.transport import masked_weight, solve_hard_topk, tile_values, weight_gradient
+from spartan_planner.transport import (
+    count_true,
+    masked_weight,
+    solve_hard_topk,
+    take_magnitudes,
+    tile_values,
+    weight_gradient,
+)
+
+_VALUE_DTYPES = (torch.float32, torch.float64)
+"""Weights of these dtypes have values of the same: half precision adds up in float32."""
 
 
 @dataclass
@@ -34,6 +44,8 @@ class PlannedWeight:
             it is 1 everywhere.
         kept: mask ``h`` of the elements in the parameter's dtype, while it stands still.
         kept_size: what ``h`` keeps, in whole blocks, one number; ``None`` before the first step.
+        value_range: least and greatest value of single elements, while the parameter holds their
+            values: between :meth:`keep_latent` and :meth:`put_sparse`.
     """
 
     name: str
@@ -48,6 +60,7 @@ class PlannedWeight:
     soft: Tensor | None = None
     kept: Tensor | None = None
     kept_size: Tensor | None = None
+    value_range: Tensor | None = None
 
     @staticmethod
     def of(layer: PlanLayer, parameter: nn.Parameter, cost_per_block: float) -> "PlannedWeight":
@@ -84,19 +97,58 @@ class PlannedWeight:
         """View a tensor of the parameter's shape in the order of the parameter's memory."""
         return tensor.permute(self.order)
 
+    @property
+    def is_single(self) -> bool:
+        """Whether every block is one element, in the order of the weight's memory."""
+        return (
+            not self.is_pattern
+            and self.assignment.block_of_tile is None
+            and max(self.assignment.tile, default=1) == 1
+        )
+
+    def flat(self, tensor: Tensor) -> Tensor:
+        """View a tensor of the parameter's shape and memory order as one row of elements."""
+        return self.in_order(tensor).reshape(-1)
+
+    def element_gradient(self) -> Tensor | None:
+        """View the gradient G as one row, to be turned in place.
+
+        ``None`` where blocks are more than elements, no gradient arrived, or it is stored in
+        another order than the weight.
+        """
+        gradient = self.parameter.grad
+        if gradient is None or not self.is_single:
+            return None
+        return self.flat(gradient) if self.in_order(gradient).is_contiguous() else None
+
     def values(self) -> Tensor:
-        """Assign blocks by the latent values and return the value of each, ``[blocks]``."""
+        """Assign blocks by the latent values and return the value of each, ``[blocks]``.
+
+        Single elements of a latent weight have theirs where the sparse weight will be.
+        """
+        if self.value_range is not None:
+            return self.flat(self.parameter.detach())
         values, self.assignment = assign_in_order(self.dense, self.layout, self.order)
         return values
 
     def keep_latent(self) -> None:
-        """Copy the parameter, which holds the latent weight, aside."""
+        """Copy the parameter, which holds the latent weight, aside.
+
+        Where blocks are single elements their values |theta| then take its place: the parameter
+        is written anyway, and they need no memory of their own.
+        """
         if self.latent is None:
             self.latent = torch.empty_like(self.parameter, requires_grad=False)
-        self.latent.copy_(self.parameter)
+        self.value_range = None
+        source, aside = self.in_order(self.parameter.detach()), self.in_order(self.latent)
+        if self.is_single and self.latent.dtype in _VALUE_DTYPES and source.is_contiguous():
+            self.value_range = take_magnitudes(source, aside)
+        else:
+            aside.copy_(source)
 
     def put_latent(self) -> None:
         """Put the latent weight back into the parameter."""
+        self.value_range = None
         if self.latent is not None:
             self.parameter.copy_(self.latent)
 
@@ -114,6 +166,7 @@ class PlannedWeight:
         else:
             target.copy_(masked_weight(source, *tiles, self.assignment.tile))
         self.kept_size = self._size(hard)
+        self.value_range = None
 
     def mask_gradient(self) -> Tensor:
         """Return ``g_b = sum G theta`` for each block, zero where no gradient arrived."""
@@ -187,7 +240,7 @@ class PlannedWeight:
         if self.is_pattern:
             return hard.count_nonzero() * (self.layout.num_of / hard.numel())
         if self.layout.num_whole_blocks(shape) == self.layout.num_blocks(shape):
-            return hard.count_nonzero()
+            return count_true(hard)
         sizes = torch.from_numpy(self.layout.block_sizes(shape)).to(hard.device)
         return sizes @ hard.to(sizes.dtype)
 

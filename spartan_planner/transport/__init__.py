@@ -1,9 +1,11 @@
 """Weighted transport-based top-k, soft and hard, at the speed of memory (DESIGN 4.1 to 4.4)."""
 
 from spartan_planner.transport.backend import use_triton
+from spartan_planner.transport.comparisons import count_true
 from spartan_planner.transport.densities import erk_densities, uniform_densities
 from spartan_planner.transport.gradient import soft_topk_gradient
 from spartan_planner.transport.hard import solve_hard_topk
+from spartan_planner.transport.magnitudes import take_magnitudes
 from spartan_planner.transport.operators import hard_topk, soft_topk
 from spartan_planner.transport.price import solve_price
 from spartan_planner.transport.results import (
@@ -29,6 +31,7 @@ __all__ = [
     "PriceSolution",
     "SelectionStatus",
     "SoftSelection",
+    "count_true",
     "erk_densities",
     "expand_tiles",
     "hard_n_of_m",
@@ -43,6 +46,7 @@ __all__ = [
     "solve_price",
     "solve_soft_by_layer",
     "solve_soft_topk",
+    "take_magnitudes",
     "tile_values",
     "uniform_densities",
     "use_triton",

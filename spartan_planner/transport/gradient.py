@@ -3,6 +3,9 @@
 With r = m (1 - m), g = dL/dm and costs c normalised by their mean,
 
     dL/dv_b = beta r_b ( g_b / c_b  -  (sum_j g_j r_j) / (sum_j c_j r_j) )
+
+Where blocks are single elements of a weight, g = G theta is formed on the way and what is written
+is dL/dtheta = G m + sign(theta) dL/dv (DESIGN 4.4): nothing of the weight's size is kept between.
 """
 
 import math
@@ -46,6 +49,7 @@ def soft_topk_gradient(
     beta: float,
     mask_gradients: Sequence[Tensor],
     *,
+    weights: Sequence[Tensor | None] | None = None,
     process_group: dist.ProcessGroup | None = None,
 ) -> tuple[Tensor, ...]:
     """Return dL/dv for the masks of :func:`solve_soft_topk`, given g = dL/dm.
@@ -56,10 +60,13 @@ def soft_topk_gradient(
         costs: As given to the solve, in any unit.
         beta: As given to the solve.
         mask_gradients: g, of the shapes of the masks.
+        weights: Where the blocks of a tensor are the elements of a weight, theta, of the shape of
+            the mask: the gradient given is then G = dL/dw, and is turned into dL/dtheta in place.
         process_group: When given, masks and gradients are this rank's shards.
 
     Returns:
         Gradients of the shapes and dtypes of ``mask_gradients``; zero where every mask is 0 or 1.
+        For tensors with weights the contiguous gradients that were given, now dL/dtheta.
 
     Raises:
         TransportError: Lists or shapes that do not belong together, or a beta or cost that is not
@@ -74,31 +81,83 @@ def soft_topk_gradient(
             f"Every mask needs a gradient of its own shape: masks have {_few(shapes)}, gradients "
             f"{_few(found)}."
         )
+    theta = _flat_weights(problem, mask_gradients, weights)
     results = tuple(
         torch.empty_like(gradient, memory_format=torch.contiguous_format, requires_grad=False)
-        for gradient in mask_gradients
+        if weight is None
+        else gradient.detach()
+        for gradient, weight in zip(mask_gradients, theta, strict=True)
     )
     flat = [gradient.detach().reshape(-1) for gradient in mask_gradients]
-    normalised = problem.normalised_costs
-    plain = [cost for cost in normalised if isinstance(cost, float)]
-    if len(plain) == len(normalised) and reads_fused(*problem.segments, *flat):
-        from spartan_planner.transport.triton_gradient import soft_gradients
-
-        outputs = [result.view(-1) for result in results]
-        soft_gradients(
-            problem.segments, flat, plain, beta, outputs=outputs, process_group=process_group
-        )
+    outputs = [result.view(-1) for result in results]
+    if _write_fused(outputs, problem, flat, theta, beta, process_group):
         return results
+    costs_in_use = problem.normalised_costs
+    pieces = list(zip(problem.segments, flat, theta, costs_in_use, strict=True))
     local = torch.zeros(2, dtype=torch.float64, device=problem.device)
-    for mask, gradient, cost in zip(problem.segments, flat, normalised, strict=True):
-        local += _weighted_sums(mask, gradient, cost)
+    for mask, gradient, weight, cost in pieces:
+        local += _weighted_sums(mask, gradient, weight, cost)
     numerator, denominator = sum_over_ranks(local, process_group).tolist()
     shared = numerator / denominator if denominator > 0.0 else 0.0
-    for result, mask, gradient, cost in zip(
-        results, problem.segments, flat, normalised, strict=True
-    ):
-        _write_gradient(result.view(-1), mask, gradient, cost, beta, shared)
+    for output, (mask, gradient, weight, cost) in zip(outputs, pieces, strict=True):
+        if weight is None:
+            _write_gradient(output, mask, gradient, cost, beta, shared)
+        else:
+            assert isinstance(cost, float)
+            _turn_gradient(output, mask, weight, cost, beta, shared)
     return results
+
+
+def _flat_weights(
+    problem: Problem, gradients: Sequence[Tensor], weights: Sequence[Tensor | None] | None
+) -> list[Tensor | None]:
+    """Return the weights flat, refusing what cannot be turned in place."""
+    if weights is None:
+        return [None] * len(gradients)
+    if len(weights) != len(gradients):
+        raise TransportError(f"{len(gradients)} gradients came with {len(weights)} weights.")
+    for gradient, weight, cost in zip(gradients, weights, problem.costs, strict=True):
+        if weight is None:
+            continue
+        if weight.shape != gradient.shape or not gradient.is_contiguous():
+            raise TransportError(
+                f"A gradient of shape {tuple(gradient.shape)} and strides {gradient.stride()} came "
+                f"with a weight of shape {tuple(weight.shape)}; it is turned in place, so give a "
+                f"contiguous one in the shape of the weight."
+            )
+        if isinstance(cost, Tensor):
+            raise TransportError("A tensor with a weight needs one cost, not one per element.")
+    return [None if weight is None else weight.detach().reshape(-1) for weight in weights]
+
+
+def _write_fused(
+    outputs: Sequence[Tensor],
+    problem: Problem,
+    gradients: Sequence[Tensor],
+    theta: Sequence[Tensor | None],
+    beta: float,
+    process_group: dist.ProcessGroup | None,
+) -> bool:
+    """Write the gradients with kernels; return False where torch has to."""
+    costs = [cost for cost in problem.normalised_costs if isinstance(cost, float)]
+    weights = [weight for weight in theta if weight is not None]
+    if len(costs) < len(outputs) or not reads_fused(*problem.segments, *gradients, *weights):
+        return False
+    # The kernels take weights for all tensors or for none.
+    if 0 < len(weights) < len(theta):
+        return False
+    from spartan_planner.transport.triton_gradient import soft_gradients
+
+    soft_gradients(
+        problem.segments,
+        gradients,
+        costs,
+        beta,
+        weights=weights or None,
+        outputs=outputs,
+        process_group=process_group,
+    )
+    return True
 
 
 def _few(shapes: Sequence[tuple[int, ...]]) -> str:
@@ -170,20 +229,33 @@ def _arithmetic(mask: Tensor) -> torch.dtype:
     return torch.promote_types(mask.dtype, torch.float32)
 
 
-def _weighted_sums(mask: Tensor, gradient: Tensor, cost: NormalisedCost) -> Tensor:
-    """Return sum g r and sum c r, float64 [2]; r = m (1 - m)."""
-    arithmetic, size = _arithmetic(mask), chunk_size(mask.device)
-    total = torch.zeros(2, dtype=torch.float64, device=mask.device)
-    scratch = torch.empty(min(size, mask.numel()), dtype=arithmetic, device=mask.device)
+def _weighted_sums(
+    mask: Tensor, gradient: Tensor, weight: Tensor | None, cost: NormalisedCost
+) -> Tensor:
+    """Return sum g r and sum c r, float64 [2]; r = m (1 - m), and g = G theta with a weight."""
+    arithmetic, size = _arithmetic(mask), _chunk_size(mask.device)
+    if not mask.numel():
+        return torch.zeros(2, dtype=torch.float64, device=mask.device)
+    scratch = torch.empty(2, min(size, mask.numel()), dtype=arithmetic, device=mask.device)
+    products, spreads = [], []
     for start, stop in chunk_bounds(mask.numel(), size):
-        part = mask[start:stop].to(arithmetic)
-        spread = torch.addcmul(part, part, part, value=-1.0, out=scratch[: stop - start])
-        total[0] += spread @ gradient[start:stop].to(arithmetic)
+        part, slope = mask[start:stop].to(arithmetic), gradient[start:stop].to(arithmetic)
+        spread = torch.addcmul(part, part, part, value=-1.0, out=scratch[0, : stop - start])
+        if weight is not None:
+            theta = weight[start:stop].to(arithmetic)
+            slope = torch.mul(slope, theta, out=scratch[1, : stop - start])
+        products.append(spread @ slope)
         if isinstance(cost, ScaledCosts):
-            total[1] += spread @ cost[start:stop].to(arithmetic)
+            spreads.append(spread @ cost[start:stop].to(arithmetic))
         else:
-            total[1] += cost * spread.sum().double()
-    return total
+            spreads.append(spread.sum())
+    sums = torch.stack([torch.stack(products), torch.stack(spreads)]).double().sum(1)
+    return sums if isinstance(cost, ScaledCosts) else sums * sums.new_tensor([1.0, cost])
+
+
+def _chunk_size(device: torch.device) -> int:
+    """Return how many elements one operation works on: five tensors are in use at once."""
+    return chunk_size(device) // 2
 
 
 def _write_gradient(
@@ -196,3 +268,24 @@ def _write_gradient(
         excess = gradient[start:stop].to(arithmetic) / cost_chunk(cost, start, stop)
         excess.sub_(shared).mul_(beta).mul_(part)
         result[start:stop] = excess.mul_(part.neg().add_(1.0))
+
+
+def _turn_gradient(
+    gradient: Tensor, mask: Tensor, weight: Tensor, cost: float, beta: float, shared: float
+) -> None:
+    """Turn G into G m + sign(theta) beta r (G theta - c shared) / c, in place."""
+    arithmetic, size = _arithmetic(mask), _chunk_size(mask.device)
+    scratch = torch.empty(3, min(size, mask.numel()), dtype=arithmetic, device=mask.device)
+    base = torch.tensor(-cost * shared, dtype=arithmetic, device=mask.device)
+    for start, stop in chunk_bounds(mask.numel(), size):
+        spread, excess, sign = scratch[:, : stop - start].unbind()
+        part, theta = mask[start:stop].to(arithmetic), weight[start:stop].to(arithmetic)
+        own = gradient[start:stop]
+        wide = own.to(arithmetic)
+        torch.addcmul(part, part, part, value=-1.0, out=spread)
+        torch.addcmul(base, wide, theta, out=excess)
+        excess.mul_(torch.sign(theta, out=sign))
+        turned = torch.mul(wide, part, out=own if wide.dtype == own.dtype else sign)
+        turned.addcmul_(excess, spread, value=beta / cost)
+        if turned is not own:
+            own.copy_(turned)

@@ -39,11 +39,16 @@ _MARGIN_DEVIATIONS = 3.0
 
 
 def locate_boundary(
-    problem: Problem, costs: Sequence[float], extremes: tuple[float, float], pack: Pack
+    problem: Problem,
+    costs: Sequence[float],
+    extremes: tuple[float, float],
+    pack: Pack,
+    expected: tuple[float, float] | None = None,
 ) -> Boundary:
     """Return the boundary block of a budget strictly between nothing and everything.
 
-    ``pack`` holds the small segments under the costs as given.
+    ``pack`` holds the small segments under the costs as given; ``expected`` are thresholds between
+    which it is looked for first.
     """
     everything = KeyInterval(key_of(extremes[0]), key_of(extremes[1]) + 1, (0,) * len(costs))
     pool_limit = max(SAMPLE_BLOCKS, int(problem.num_blocks * POOL_FRACTION))
@@ -53,7 +58,9 @@ def locate_boundary(
         return find_boundary(pool, everything, costs, problem.budget, problem.process_group)
     sample_size = _COARSE_BLOCKS if whole else SAMPLE_BLOCKS
     search = _Search(problem, tuple(costs), pool_limit, pack, sample_size)
-    reading = search.checked(everything, search.guess(everything))
+    reading = search.expected(everything, expected) if expected is not None else None
+    if reading is None:
+        reading = search.checked(everything, search.guess(everything))
     while reading.pool is None and not reading.interval.is_single:
         reading = search.read(search.narrowed(reading.interval))
     interval = reading.interval
@@ -119,6 +126,18 @@ class _Search:
         if beyond < exact_cost(counts, weights):
             low = find_boundary(pool, everything, weights, beyond, group).key
         return KeyInterval(low, high, everything.above)
+
+    def expected(self, everything: KeyInterval, ends: tuple[float, float]) -> _Reading | None:
+        """Read what lies between two thresholds; None where the boundary is not among it."""
+        low = max(everything.low, key_of(ends[0]))
+        high = min(everything.high, key_of(ends[1]) + 1)
+        if low >= high:
+            return None
+        reading = self.read(KeyInterval(low, high, everything.above))
+        above, at_least = (exact_cost(n, self.costs) for n in (reading.above, reading.at_least))
+        if not above <= self.problem.budget < at_least or reading.pool is None:
+            return None
+        return replace(reading, interval=KeyInterval(low, high, reading.above))
 
     def checked(self, everything: KeyInterval, guess: KeyInterval) -> _Reading:
         """Read the guess; where it is wrong, read what is left on the side of the boundary."""

@@ -232,11 +232,19 @@ def limit_status(problem: Problem) -> SelectionStatus | None:
     return SelectionStatus.EVERYTHING_KEPT if is_full else None
 
 
-def start_search(problem: Problem, beta: float) -> PriceSearch:
-    """Read the values once to check them and to bracket the price."""
+def start_search(
+    problem: Problem, beta: float, ratios: tuple[float, float] | None = None
+) -> PriceSearch:
+    """Bracket the price; read the values once to check them, unless the ``ratios`` are known.
+
+    ``ratios``: the least and greatest value per cost as given.
+    """
     costs = problem.normalised_costs
     packed = pack(problem, costs)
-    extremes = checked_extremes(problem, costs, packed)
+    if ratios is None:
+        extremes = checked_extremes(problem, costs, packed)
+    else:
+        extremes = ratios[0] * problem.unit, ratios[1] * problem.unit
     blocks, budget = float(problem.num_blocks), problem.normalised_budget
     bracket = price_bracket(extremes, budget, blocks, beta)
     small = frozenset(packed.indices)

@@ -77,7 +77,8 @@ class HardSelection:
     ``threshold`` is the z of the first block that no longer fits (-inf when all are kept, +inf
     when the budget is zero), in value per unit of the costs as given; ``cost`` and ``num_kept``
     are those of what is kept, over all ranks of the process group; ``relative_budget_error`` is
-    ``(budget - cost) / budget``, what is left over, never below 0.
+    ``(budget - cost) / budget``, what is left over, never below 0.  ``ratios`` are the least and
+    the greatest z, which save :func:`solve_soft_topk` a read; ``None`` where no read found them.
     """
 
     masks: tuple[Tensor, ...]
@@ -86,6 +87,7 @@ class HardSelection:
     num_kept: int
     status: SelectionStatus
     relative_budget_error: float
+    ratios: tuple[float, float] | None = None
 
 
 def left_of_budget(cost: float, budget: float) -> float:

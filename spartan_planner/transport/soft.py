@@ -30,6 +30,7 @@ def solve_soft_topk(
     beta: float,
     *,
     initial_price: float | None = None,
+    ratios: tuple[float, float] | None = None,
     names: Sequence[str] | None = None,
     process_group: dist.ProcessGroup | None = None,
 ) -> SoftSelection:
@@ -49,6 +50,8 @@ def solve_soft_topk(
         budget: In the unit of the costs, from 0 to the cost of all blocks, limits included.
         beta: Sharpness; acts on value per mean-normalised cost.
         initial_price: The price of an earlier solve on similar values, which saves reads.
+        ratios: Least and greatest value per cost as given, over all ranks, where a hard selection
+            from the very same values has found them; they are not looked for again then.
         names: Names of the tensors for error messages.
         process_group: When given, the values are this rank's shards (some may be empty), and
             counts, costs and budget are understood over all ranks.
@@ -64,11 +67,15 @@ def solve_soft_topk(
         torch.empty_like(value, memory_format=torch.contiguous_format, requires_grad=False)
         for value in values
     )
-    return solve_into(masks, problem, check_beta(beta), initial_price)[0]
+    return solve_into(masks, problem, check_beta(beta), initial_price, ratios)[0]
 
 
 def solve_into(
-    masks: tuple[Tensor, ...], problem: Problem, beta: float, initial_price: float | None = None
+    masks: tuple[Tensor, ...],
+    problem: Problem,
+    beta: float,
+    initial_price: float | None = None,
+    ratios: tuple[float, float] | None = None,
 ) -> tuple[SoftSelection, Price]:
     """Solve a checked problem and write its masks to contiguous tensors.
 
@@ -80,7 +87,7 @@ def solve_into(
         tolerance = tolerance_of(torch.float32)
         root = find_price(problem, beta, tolerance, TRUSTED_MISMATCH, start, flat)
         if root is None:
-            return _written(start_search(problem, beta), masks, start)
+            return _written(start_search(problem, beta, ratios), masks, start)
         reads, error = root.num_iterations, root.relative_budget_error
         return _selection(masks, root.price, beta, reads, error, SelectionStatus.CONVERGED)
     check_values(problem)

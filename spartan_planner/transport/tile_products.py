@@ -57,7 +57,9 @@ def masked_weight(
         return result
     source, target = (_as_rows(tensor, layout) for tensor in (weight, result))
     for start, stop in row_chunks(layout, weight.device):
-        scale = torch.mul(*(_block_rows(mask, layout, start, stop) for mask in masks))
+        own, kept = (_block_rows(mask, layout, start, stop) for mask in masks)
+        # Booleans become numbers first: a product of mixed dtypes takes three times as long.
+        scale = own.to(weight.dtype) if kept is own else kept.to(weight.dtype).mul_(own)
         _scale_rows(source[start:stop], scale, layout, target[start:stop])
     return result
 
