@@ -3,13 +3,15 @@
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from spartan_planner.planning import Plan, Schedule
 from spartan_planner.training.block_budgets import BlockBudgets
+from spartan_planner.training.contributions import Contributions
 from spartan_planner.training.patterns import (
     hard_pattern,
     pattern_budget,
@@ -19,6 +21,7 @@ from spartan_planner.training.patterns import (
 )
 from spartan_planner.training.planned_weight import PlannedWeight
 from spartan_planner.training.schedules import SchedulePoint
+from spartan_planner.training.sharding import common_group
 from spartan_planner.training.sharpness import mean_surplus, sharpness
 from spartan_planner.transport import (
     HardSelection,
@@ -28,6 +31,7 @@ from spartan_planner.transport import (
     solve_hard_topk,
     solve_soft_topk,
 )
+from spartan_planner.transport.collective import sum_over_ranks
 
 _BUDGET_STEP, _BUDGET_RECOVERY = 1e-3, 0.01
 """Where one of several budgets is exceeded the blended one is lowered by the overrun and this
@@ -100,8 +104,10 @@ class Competition:
         self.state = CompetitionState()
         competing = [weight for weight in self.weights if not weight.is_pattern]
         self._costs = [weight.cost_per_block for weight in competing]
-        self._num_blocks = [weight.assignment.num_blocks for weight in competing]
-        self._num_free = [w.assignment.num_blocks - w.num_protected for w in competing]
+        self._num_blocks = [weight.num_blocks for weight in competing]
+        self._num_free = [w.num_blocks - w.num_protected for w in competing]
+        shared = common_group({weight.name: weight.sharding for weight in self.weights})
+        self._parts = Contributions(shared, tuple(weight.is_divided for weight in competing))
         num_elements = sum(weight.parameter.numel() for weight in competing)
         self._block_elements = num_elements / max(1, sum(self._num_blocks))
 
@@ -156,11 +162,26 @@ class Competition:
             softs = [weight.soft for weight, _ in competing if weight.soft is not None]
             slopes = [gradient for _, gradient in competing]
             scale = 1 / self._block_elements
-            by_value = iter(soft_topk_gradient(softs, self._costs, beta * scale, slopes))
+            by_value = iter(self._gradients(softs, beta * scale, slopes))
         return [
             self._pattern_gradient(weight, gradient) if weight.is_pattern else next(by_value)
             for weight, gradient in pairs
         ]
+
+    def add_up_sizes(self) -> None:
+        """Make the kept sizes of weights that are spread over processes those of the whole."""
+        divided = [weight for weight in self.weights if weight.is_divided]
+        local = [weight.kept_size for weight in divided if weight.kept_size is not None]
+        if local:
+            stacked = torch.stack([size.double() for size in local])
+            total = sum_over_ranks(stacked, self._parts.process_group)
+            for weight, size in zip(divided, total.unbind(), strict=True):
+                weight.kept_size = size
+
+    @property
+    def process_group(self) -> dist.ProcessGroup | None:
+        """The processes over which weights are spread; ``None`` where none is."""
+        return self._parts.process_group
 
     @property
     def _mean_cost(self) -> float:
@@ -190,7 +211,7 @@ class Competition:
         if len(self.plan.budgets) > 1 and budget_share == 0.0:
             return self._within_every_budget(free, target)
         budget = target + (everything - target) * budget_share
-        return budget, solve_hard_topk(free, self._costs, budget, names=self._names)
+        return budget, self._solve_hard(free, budget)
 
     @property
     def _names(self) -> list[str]:
@@ -207,7 +228,7 @@ class Competition:
         share = min(1.0, state.budget_share * (1 + state.budget_recovery))
         step, state.budget_recovery = _BUDGET_STEP, min(1.0, 2 * state.budget_recovery)
         while True:
-            hard = solve_hard_topk(free, self._costs, target * share, names=self._names)
+            hard = self._solve_hard(free, target * share)
             overrun = self.budgets.overrun(self._num_kept(hard))
             # The growing step ends at a share of 0 at the latest, where nothing is spent.
             if overrun <= 1.0:
@@ -218,25 +239,45 @@ class Competition:
 
     def _num_kept(self, hard: HardSelection) -> list[float]:
         """Competing blocks that each layer keeps; none of an n:m layer competes."""
-        counts = iter(hard.masks)
-        return [
-            0.0 if weight.is_pattern else float(next(counts).count_nonzero())
-            for weight in self.weights
-        ]
+        counts = iter(self._parts.counts(hard.masks))
+        return [0.0 if weight.is_pattern else next(counts) for weight in self.weights]
+
+    def _solve_hard(self, free: Sequence[Tensor], budget: float) -> HardSelection:
+        found = solve_hard_topk(
+            self._parts.own(free),
+            self._costs,
+            budget,
+            names=self._names,
+            process_group=self._parts.process_group,
+        )
+        return replace(found, masks=self._parts.shared(found.masks, free))
+
+    def _gradients(
+        self, softs: Sequence[Tensor], beta: float, slopes: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        found = soft_topk_gradient(
+            self._parts.own(softs),
+            self._costs,
+            beta,
+            self._parts.own(slopes),
+            process_group=self._parts.process_group,
+        )
+        return self._parts.shared(found, slopes)
 
     def _solve_soft(self, selection: Selection) -> SoftSelection:
         free = self._free(selection.values, selection.protected)
         state = self.state
         soft = solve_soft_topk(
-            free,
+            self._parts.own(free),
             self._costs,
             selection.budget,
             state.beta,
             initial_price=state.price,
             names=self._names,
+            process_group=self._parts.process_group,
         )
         self._warn_of_missed_budget(soft)
-        return soft
+        return replace(soft, masks=self._parts.shared(soft.masks, free))
 
     def _warn_of_missed_budget(self, soft: SoftSelection) -> None:
         """Say once that soft masks miss their budget; the hard masks keep it, so training goes on.
@@ -259,16 +300,18 @@ class Competition:
         if self.schedule.beta_rule == "paper" or state.spread_age < _SPREAD_INTERVAL:
             return
         state.spread_age = 0
-        value = cost = 0.0
+        worth, kept = [], []
         for weight, values, hard in zip(
             self.weights, selection.values, selection.hard, strict=True
         ):
             if weight.is_pattern:
                 state.pattern_spreads[weight.name] = self._pattern_surplus(weight, values, hard)
                 continue
-            value += float((values * hard).sum(dtype=torch.float64))
-            cost += float(hard.count_nonzero()) * weight.cost_per_block
+            worth.append((values * hard).sum(dtype=torch.float64))
+            kept.append(hard)
         if self._costs:
+            value = sum(self._parts.sums(worth))
+            cost = sum(n * c for n, c in zip(self._parts.counts(kept), self._costs, strict=True))
             state.spread = mean_surplus(value, cost / self._mean_cost, selection.threshold)
 
     def _hard_pattern(self, weight: PlannedWeight, values: Tensor, share: float) -> Tensor:
@@ -288,7 +331,8 @@ class Competition:
 
     @staticmethod
     def _pattern_surplus(weight: PlannedWeight, values: Tensor, hard: Tensor) -> float:
-        return pattern_surplus(values, hard, *_groups(weight))
+        group = weight.sharding.process_group if weight.sharding else None
+        return pattern_surplus(values, hard, *_groups(weight), group)
 
     @staticmethod
     def _pattern_budget(weight: PlannedWeight, share: float) -> float:
