@@ -42,6 +42,7 @@ def train_command(
     mixed_precision: given.MixedPrecision = "no",
     accumulation_steps: given.AccumulationSteps = 1,
     workers: given.Workers = 0,
+    fsdp: given.Fsdp = False,
     run_dir: given.RunDir = None,
     resume: given.Resume = False,
     checkpoint_epochs: given.CheckpointEpochs = 1,
@@ -91,6 +92,7 @@ def train_command(
         max_gradient_norm=clip_norm,
         mixed_precision=mixed_precision,
         num_workers=workers,
+        is_sharded=fsdp,
     )
     sources = {"model": model, "data": data, "checkpoint": checkpoint, "teacher": distill}
     recording = run_dir and Recording(

@@ -94,6 +94,10 @@ AccumulationSteps = Annotated[
         "ACCELERATE_GRADIENT_ACCUMULATION_STEPS",
     ),
 ]
+Fsdp = Annotated[
+    bool,
+    _speed("--fsdp", "Spread the model over the processes (FSDP2) instead of copying it to each."),
+]
 Workers = Annotated[int, _speed("--workers", "Processes that load data, beside each that trains.")]
 
 RunDir = Annotated[

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from spartan_planner.transport.collective import own_rank, sum_over_ranks
+from spartan_planner.transport.collective import hand_out, own_rank, sum_over_ranks
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,7 @@ class Contributions:
             result if brings else result.new_empty(whole.shape)
             for result, whole, brings in zip(found, like, self._brings, strict=True)
         ]
-        for dtype in dict.fromkeys(result.dtype for result in results):
-            self._hand_out([r for r in self._undivided(results) if r.dtype == dtype])
+        hand_out(self._undivided(results), self.process_group)
         return tuple(results)
 
     def sums(self, figures: Sequence[Tensor]) -> list[float]:
@@ -72,13 +71,3 @@ class Contributions:
     def _undivided(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         pairs = zip(tensors, self.is_divided, strict=True)
         return [tensor for tensor, is_divided in pairs if not is_divided]
-
-    def _hand_out(self, tensors: Sequence[Tensor]) -> None:
-        """Overwrite tensors by those of the first process, in one message."""
-        joint = torch.cat([tensor.reshape(-1) for tensor in tensors]) if tensors else None
-        if joint is None or not joint.numel():
-            return
-        dist.broadcast(joint, group=self.process_group, group_src=0)
-        parts = torch.split(joint, [tensor.numel() for tensor in tensors])
-        for tensor, part in zip(tensors, parts, strict=True):
-            tensor.copy_(part.view(tensor.shape))

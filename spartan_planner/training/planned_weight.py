@@ -72,7 +72,8 @@ class PlannedWeight:
         layout = Layout.parse(layer.layout)
         sharding = sharding_of(layer.name, parameter)
         if sharding:
-            require_whole_blocks(layer.name, layout, tuple(parameter.shape), sharding)
+            shape = tuple(parameter.shape)
+            require_whole_blocks(layer.name, layout, shape, sharding.dim, sharding.num_parts)
         local = local_part(parameter)
         order = memory_order(local)
         return PlannedWeight(

@@ -35,10 +35,6 @@ class Sharding:
     num_parts: int
     rank: int
 
-    def boundaries(self, size: int) -> range:
-        """Return where a part ends and another begins, along a dimension of so many rows."""
-        return range(self.part_size, min(size, self.part_size * self.num_parts), self.part_size)
-
     def part(self, whole: Tensor, step: int = 1) -> Tensor:
         """View what this process holds of a tensor with one row for every ``step`` of the weight.
 
@@ -71,30 +67,42 @@ def sharding_of(name: str, parameter: Tensor) -> Sharding | None:
     placement, num_parts = parameter.placements[cuts[0]], dist.get_world_size(group)
     assert isinstance(placement, Shard)
     dim = placement.dim
-    part_size = -(-parameter.shape[dim] // num_parts)
-    return Sharding(group, dim, part_size, num_parts, dist.get_rank(group))
+    rows = part_size(parameter.shape[dim], num_parts)
+    return Sharding(group, dim, rows, num_parts, dist.get_rank(group))
 
 
 def require_whole_blocks(
-    name: str, layout: Layout, shape: tuple[int, ...], sharding: Sharding
+    name: str, layout: Layout, shape: tuple[int, ...], dim: int, num_parts: int
 ) -> None:
-    """Refuse to cut the blocks of a layer.
+    """Refuse to cut the blocks of a layer by spreading its weight over processes.
 
     A balanced layout may be cut between its groups of outputs: its rank slices then have a part in
     every process, which are added up.
 
+    Args:
+        name: of the layer.
+        layout: of its blocks.
+        shape: of its weight.
+        dim: dimension that is cut.
+        num_parts: processes.
+
     Raises:
         TrainingError: a part of the weight ends inside a block.
     """
-    step = _indivisible(layout, shape, sharding.dim)
-    inside = [cut for cut in sharding.boundaries(shape[sharding.dim]) if cut % step]
+    step, size = _indivisible(layout, shape, dim), part_size(shape[dim], num_parts)
+    inside = [cut for cut in range(size, shape[dim], size) if cut % step]
     if inside:
         raise TrainingError(
-            f"layer {name} of shape {shape} is cut over {sharding.num_parts} processes at "
-            f"{inside[0]} of dimension {sharding.dim}, inside a block of its layout {layout}; use "
-            f"another number of processes, plan blocks that fit into {sharding.part_size}, or cut "
+            f"layer {name} of shape {shape} is cut for {num_parts} processes at {inside[0]} of "
+            f"dimension {dim}, inside a block of its layout {layout}; use another number of "
+            f"processes, plan blocks that fit into parts of {size}, keep the layer dense, or cut "
             "another dimension (shard_placement_fn of fully_shard)"
         )
+
+
+def part_size(size: int, num_parts: int) -> int:
+    """Return the rows of every part but the last ones."""
+    return -(-size // num_parts)
 
 
 def _indivisible(layout: Layout, shape: tuple[int, ...], dim: int) -> int:
