@@ -1,20 +1,24 @@
 """Training under a plan in one process, and in several with gloo, that records every mask."""
 
+import copy
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import Shard
 from torch.nn.functional import cross_entropy
 
 from spartan_planner.errors import TrainingError
 from spartan_planner.plan_model import plan
 from spartan_planner.planning import Bound
 from spartan_planner.training import Sparsifier
+from spartan_planner.training.run_state import spread_state
+from spartan_planner.training.sharded_model import spread_alike
+from spartan_planner.training.sharding import whole_tensors
 
 NUM_STEPS, BATCH_SIZE = 50, 12
 TWO_BUDGETS = {"flops": "45%", "params": "50%"}
@@ -109,7 +113,7 @@ class Run:
         self.masks.append(self.present_masks())
 
     def present_masks(self):
-        return {name: (p != 0).numpy() for name, p in whole(self.bare.state_dict()).items()}
+        return {n: (t != 0).numpy() for n, t in whole_tensors(self.bare.state_dict()).items()}
 
     def finish(self):
         for _ in range(NUM_STEPS - len(self.losses)):
@@ -117,15 +121,23 @@ class Run:
         self.sparsifier.finalize()
         return self
 
+    def states(self):
+        parts = {"optimizer": self.optimizer, "sparsifier": self.sparsifier}
+        state = {name: part.state_dict() for name, part in parts.items()}
+        numbers = {"losses": self.losses, "masks": self.masks}
+        return copy.deepcopy(whole_tensors({**numbers, **state, "model": self.bare.state_dict()}))
+
+    def load(self, states):
+        held = self.bare.state_dict()
+        self.bare.load_state_dict(
+            {name: spread_alike(held[name], tensor) for name, tensor in states["model"].items()}
+        )
+        self.optimizer.load_state_dict(spread_state(self.optimizer, states["optimizer"]))
+        self.sparsifier.load_state_dict(states["sparsifier"])
+        self.losses, self.masks = list(states["losses"]), list(states["masks"])
+
     def record(self):
         return self.losses, self.masks, self.sparsifier.stats()
-
-
-def whole(state):
-    return {
-        name: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        for name, tensor in state.items()
-    }
 
 
 def mean_over_processes(loss):
@@ -139,12 +151,13 @@ def sharded(model):
     return fully_shard(model, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
 
 
-def work(rank, num_processes, folder, job):
-    """Join the processes, call ``job(rank)`` and keep what it returns."""
+def work(rank, num_processes, folder):
+    """Join the processes, do all jobs and keep what they return, by name."""
     torch.set_num_threads(1)
     store = f"file://{folder}/store"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=num_processes)
-    result = job(rank)
+    jobs = (train_both_ways, resume_under_fsdp, corrupt, straddle)
+    result = {job.__name__: job(rank) for job in jobs}
     (folder / f"{rank}.pickle").write_bytes(pickle.dumps(result))
     dist.destroy_process_group()
 
@@ -174,16 +187,16 @@ def resume_under_fsdp(rank):
         first = Run(CASES[name], sharded, rank, dist.get_world_size())
         for _ in range(20):
             first.step()
-        states = whole_tensors(first.states())
+        states = first.states()
         first.finish()
         again = Run(CASES[name], sharded, rank, dist.get_world_size())
         again.load(states)
         again.finish()
-        found[name] = (first.record(), again.record(), states["sparsifier"])
+        found[name] = (first.record(), again.record(), states)
     return found
 
 
-RESUMED = ("element flops 40%", "tile:16x1 flops 15%")
+RESUMED = ("element spartan 40%", "tile:16x1 spartan 15%", "2:4 spartan 60%")
 
 
 def corrupt(rank):
@@ -195,18 +208,16 @@ def corrupt(rank):
     if rank:
         weight.latent[0] *= 100
     spread = Run(CASES["tile:16x1@16 spartan 45%"], sharded, rank, 2)
-    spread.step()
+    for _ in range(NUM_STEPS):
+        spread.step()
     if rank:
-        spread.sparsifier._weights[-1].kept_size += 1
-        spread.sparsifier._is_frozen = True
-    spread.sparsifier._is_frozen = True
+        spread.sparsifier._competition.state.price += 1e-9
     return refusal(copied.finish), refusal(spread.sparsifier.finalize)
 
 
 def straddle(rank):
     """What is said of tiles of 64 outputs that two processes would cut, and of inputs cut."""
     case = Case("tile:64x1", (("flops", "40%"),))
-    by_inputs = lambda model: fully_shard(model, shard_placement_fn=cut_inputs)  # noqa: E731
     balanced = replace(case, layout="tile:16x1@16")
     return (
         refusal(lambda: Run(case, sharded, rank, 2)),
@@ -215,5 +226,8 @@ def straddle(rank):
     )
 
 
-def cut_inputs(parameter):
-    return Shard(1 if parameter.ndim == 4 else 0)
+def by_inputs(model):
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    return fully_shard(
+        model, mesh=mesh, shard_placement_fn=lambda p: Shard(1 if p.ndim == 4 else 0)
+    )

@@ -80,7 +80,7 @@ def restore_state(
     state: dict[str, Any] = read_state(folder, STATE)
     try:
         for name, part in parts.items():
-            held = _spread(part, state[name]) if isinstance(part, Optimizer) else state[name]
+            held = spread_state(part, state[name]) if isinstance(part, Optimizer) else state[name]
             part.load_state_dict(held)
         if accelerator.scaler:
             accelerator.scaler.load_state_dict(state["scaler"])
@@ -90,7 +90,7 @@ def restore_state(
     return state
 
 
-def _spread(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+def spread_state(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
     """Return an optimizer's state with what is of a parameter's shape spread as that is."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     placed = {
