@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from cost_models import Layout, LayoutKind
@@ -176,6 +177,5 @@ def common_group(shardings: dict[str, Sharding | None]) -> dist.ProcessGroup | N
 def reshard(model: nn.Module) -> None:
     """Drop whole weights that FSDP2 keeps after a forward pass: they would hide what is written."""
     for module in model.modules():
-        drop = getattr(module, "reshard", None)
-        if callable(drop) and hasattr(module, "unshard"):
-            drop()
+        if isinstance(module, FSDPModule):
+            module.reshard()
