@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import Shard
 from torch.nn.functional import cross_entropy
 
@@ -17,7 +17,7 @@ from spartan_planner.plan_model import plan
 from spartan_planner.planning import Bound
 from spartan_planner.training import Sparsifier
 from spartan_planner.training.run_state import spread_state
-from spartan_planner.training.sharded_model import spread_alike
+from spartan_planner.training.sharded_model import sharded_copy, spread_alike, take_whole
 from spartan_planner.training.sharding import whole_tensors
 
 NUM_STEPS, BATCH_SIZE = 50, 12
@@ -156,7 +156,7 @@ def work(rank, num_processes, folder):
     torch.set_num_threads(1)
     store = f"file://{folder}/store"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=num_processes)
-    jobs = (train_both_ways, resume_under_fsdp, corrupt, straddle)
+    jobs = (sharded_copies, train_both_ways, resume_under_fsdp, corrupt, straddle)
     result = {job.__name__: job(rank) for job in jobs}
     (folder / f"{rank}.pickle").write_bytes(pickle.dumps(result))
     dist.destroy_process_group()
@@ -230,4 +230,30 @@ def by_inputs(model):
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     return fully_shard(
         model, mesh=mesh, shard_placement_fn=lambda p: Shard(1 if p.ndim == 4 else 0)
+    )
+
+
+def sharded_copies(rank):
+    """A copy cut for a plan and one of a deeper model: cuts, what is gathered alone, outputs."""
+    case, device = Case("tile:64x1", (("flops", "40%"),)), torch.device("cpu")
+    balanced = replace(case, layout="tile:64x1@16")
+    cut = sharded_copy(network(), plan_of(case), device)
+    torch.manual_seed(1)
+    parts = [nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)) for _ in range(2)]
+    whole = nn.Sequential(*parts, nn.Flatten(), nn.Linear(16, 3))
+    deep, taken = sharded_copy(whole, None, device), copy.deepcopy(whole)
+    images = batch(rank)[0]
+    deep(images).sum().backward()
+    deep.eval()
+    # All have the statistics that the first process saw, from the next forward pass on.
+    outputs = deep(batch(0)[0]).detach()
+    take_whole(taken, deep)
+    taken.eval()
+    whole(batch(0)[0])
+    expected = whole.eval()(batch(0)[0]).detach()
+    return (
+        {name: p.placements[0].dim for name, p in cut.named_parameters()},
+        [name for name, module in deep.named_modules() if isinstance(module, FSDPModule)],
+        [(outputs - other).abs().max().item() for other in (expected, taken(batch(0)[0]))],
+        refusal(lambda: sharded_copy(network(), plan_of(balanced), device)),
     )

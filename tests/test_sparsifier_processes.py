@@ -17,6 +17,8 @@ SAME_LOSS = 1e-5
 """Processes add gradients in another order; float32, fifty steps."""
 SAME_SIZE = 1e-12
 """Sizes of parts are added in float64."""
+SAME_OUTPUT = 1e-6
+"""The same operations on the same weights, in float32."""
 TIME_LIMIT = 400
 
 
@@ -87,3 +89,12 @@ def test_blocks_are_not_cut(found):
         assert "at 32 of dimension 1, inside a block of its layout tile:16x1@16" in balanced
         expected = Run(Case("tile:64x1", (("flops", "40%"),))).finish().record()
         require_same((losses, masks, expected[2]), expected)
+
+
+def test_a_copy_is_cut_where_no_block_is(found):
+    for cuts, gathered, errors, refused in (each["sharded_copies"] for each in found):
+        assert cuts["body.weight"] == 1
+        assert {dim for name, dim in cuts.items() if name != "body.weight"} == {0}
+        assert gathered == ["", "0", "1"]
+        assert max(errors) < SAME_OUTPUT
+        assert "inside a block of its layout tile:64x1@16" in refused

@@ -15,6 +15,7 @@ from spartan_planner.errors import TrainingError
 from spartan_planner.planned_parameters import planned_parameters
 from spartan_planner.planning import Plan
 from spartan_planner.training.sharding import (
+    local_part,
     require_whole_blocks,
     sharding_of,
     spread_as,
@@ -61,11 +62,11 @@ def take_whole(model: nn.Module, sharded: nn.Module) -> None:
 
 
 def spread_alike(like: Tensor, whole: Tensor) -> Tensor:
-    """Return a whole tensor as it is, or spread over processes as another one of its shape is."""
+    """Return a whole tensor as it is, or a copy spread as another tensor of its shape is."""
     sharding = sharding_of("", like)
     if sharding is None or whole.shape != like.shape:
         return whole
-    part = sharding.part(whole).to(like.device).contiguous()
+    part = torch.empty_like(local_part(like), dtype=whole.dtype).copy_(sharding.part(whole))
     return spread_as(like, part, tuple(like.shape))
 
 
