@@ -70,15 +70,14 @@ def spread_alike(like: Tensor, whole: Tensor) -> Tensor:
     return spread_as(like, part, tuple(like.shape))
 
 
-def _repeated(model: nn.Module) -> Iterator[nn.Module]:
+def _repeated(module: nn.Module) -> Iterator[nn.Module]:
     """Yield the parts of a model that follow one another, the outermost only."""
-    for child in model.children():
-        is_list = isinstance(child, nn.Sequential | nn.ModuleList)
-        for part in child.children() if is_list else [child]:
-            if is_list and any(part.children()) and any(True for _ in part.parameters()):
-                yield part
-            elif not is_list:
-                yield from _repeated(part)
+    is_list = isinstance(module, nn.Sequential | nn.ModuleList)
+    for child in module.children():
+        if is_list and any(child.children()) and any(True for _ in child.parameters()):
+            yield child
+        else:
+            yield from _repeated(child)
 
 
 def _cuts(model: nn.Module, plan: Plan | None, num_parts: int) -> dict[int, int]:

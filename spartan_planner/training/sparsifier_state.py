@@ -1,5 +1,6 @@
 """The state of a sparsifier: saved, checked and restored."""
 
+import copy
 import dataclasses
 import hashlib
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -70,7 +71,7 @@ def restore(sparsifier: "Sparsifier", state: StateDict) -> None:
                 "model's weights of the same moment first"
             )
     sparsifier._competition.weights = weights
-    sparsifier._competition.state = CompetitionState(**numbers["competition"])
+    sparsifier._competition.state = CompetitionState(**copy.deepcopy(numbers["competition"]))
     sparsifier.num_steps_done = int(numbers["num_steps_done"])
     sparsifier._is_frozen = bool(numbers["is_frozen"])
 
