@@ -1,6 +1,7 @@
 """Weights on disk: safetensors, written whole or not at all."""
 
 import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -18,22 +19,42 @@ def save_weights(model: nn.Module, path: Path) -> None:
     Raises:
         DocumentError: the file cannot be written.
     """
+    save_tensors(model.state_dict(), path)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write named tensors as safetensors.
+
+    Raises:
+        DocumentError: the file cannot be written.
+    """
     # Tied tensors share memory, which the format refuses; each name gets its own copy.
-    state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    state = {name: tensor.detach().clone() for name, tensor in tensors.items()}
     try:
         write_atomically(path, lambda temporary: save_file(state, temporary))
     except SafetensorError as error:
         raise DocumentError(f"{path} cannot be written: {error}") from error
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
+def load_weights(
+    model: nn.Module, path: Path, place: Callable[[Tensor, Tensor], Tensor] | None = None
+) -> None:
     """Load a ``.safetensors`` file, or a torch file that holds nothing but tensors.
+
+    Args:
+        model: takes the weights.
+        path: the file.
+        place: called with a tensor of the model and its weights from the file, to bring the latter
+            to where and how the former is.
 
     Raises:
         DocumentError: the file is missing or cannot be read.
         ModelError: the file holds the weights of another model.
     """
     state = _read_state(path)
+    if place:
+        held = model.state_dict()
+        state = {name: place(held[name], t) if name in held else t for name, t in state.items()}
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

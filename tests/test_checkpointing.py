@@ -73,7 +73,7 @@ FULL_DISK = """
     size, limit = int(sys.argv[1]), int(sys.argv[2])
 
     def write(folder):
-        write_run_state(folder, nn.Linear(100, 100), {"momentum": torch.zeros(size)})
+        write_run_state(folder, nn.Linear(100, 100).state_dict(), {"momentum": torch.zeros(size)})
 
     write_checkpoint(Path("."), 1, write)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

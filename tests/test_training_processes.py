@@ -46,8 +46,8 @@ def context():
 def folder(context, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     write_plan(folder / "plan.yaml")
-    for num_processes, name in ((1, "one"), (2, "two")):
-        done = launch(context, folder, num_processes, "--run-dir", name)
+    for num_processes, name, *options in ((1, "one"), (2, "two"), (2, "sharded", "--fsdp")):
+        done = launch(context, folder, num_processes, "--run-dir", name, *options)
         assert [code for code, _, _ in done] == [0] * num_processes, done
         (folder / f"{name}.json").write_text(done[0][1], encoding="utf-8")
         # Only the main process prints.
@@ -59,37 +59,60 @@ def records(run):
     return [json.loads(line) for line in (run / "log.jsonl").read_text("utf-8").splitlines()]
 
 
-def test_losses_and_masks_are_those_of_one_process(folder):
-    one, two = records(folder / "one"), records(folder / "two")
+@pytest.mark.parametrize("name", ["two", "sharded"])
+def test_losses_and_masks_are_those_of_one_process(folder, name):
+    one, two = records(folder / "one"), records(folder / name)
     assert len(one) == len(two) == NUM_STEPS + NUM_EPOCHS
     for expected, found in zip(one, two, strict=True):
         assert found["loss"] == pytest.approx(expected["loss"], rel=SAME)
         assert found["accuracy"] == expected["accuracy"]
         assert found["sparsifier"]["kept_sizes"] == expected["sparsifier"]["kept_sizes"]
         assert found["learning_rate"] == expected["learning_rate"]
-    weights = [load_file(folder / name / "weights.safetensors") for name in ("one", "two")]
-    for name, expected in weights[0].items():
-        assert torch.equal(weights[1][name] == 0, expected == 0), name
+    weights = [load_file(folder / run / "weights.safetensors") for run in ("one", name)]
+    for layer, expected in weights[0].items():
+        assert torch.equal(weights[1][layer] == 0, expected == 0), layer
     assert weights[0]["body.weight"].count_nonzero() < weights[0]["body.weight"].numel()
 
 
-def test_every_result_is_that_of_one_process(folder):
-    one, two = (json.loads((folder / f"{name}.json").read_text("utf-8")) for name in ("one", "two"))
+@pytest.mark.parametrize("name", ["two", "sharded"])
+def test_every_result_is_that_of_one_process(folder, name):
+    one, two = (json.loads((folder / f"{run}.json").read_text("utf-8")) for run in ("one", name))
     assert two["accuracy"] == one["accuracy"]
     assert two["losses"] == pytest.approx(one["losses"], rel=SAME)
 
 
-def test_two_processes_resume_bit_for_bit(context, folder):
-    shutil.copytree(folder / "two", folder / "again")
+def test_a_sharded_checkpoint_holds_what_that_of_one_process_does(folder):
+    """In names, shapes and kinds; what it holds is checked by resuming."""
+    runs = [folder / name / "checkpoints" / f"step-{NUM_STEPS:09d}" for name in ("one", "sharded")]
+    for file in ("model.safetensors", "state.safetensors"):
+        one, sharded = (load_file(run / file) for run in runs)
+        shapes = [
+            # The generators of the second process are held as well.
+            {name: t.shape for name, t in held.items() if not name.startswith("generators.1.")}
+            for held in (one, sharded)
+        ]
+        assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize(("name", "options"), [("two", ()), ("sharded", ("--fsdp",))])
+def test_two_processes_resume_bit_for_bit(context, folder, name, options):
+    again = folder / f"{name}-again"
+    shutil.copytree(folder / name, again)
     for step in (NUM_STEPS, NUM_STEPS - 7):
-        shutil.rmtree(folder / "again" / "checkpoints" / f"step-{step:09d}")
-    done = launch(context, folder, 2, "--run-dir", "again", "--resume")
+        shutil.rmtree(again / "checkpoints" / f"step-{step:09d}")
+    done = launch(context, folder, 2, "--run-dir", again.name, "--resume", *options)
     assert [code for code, _, _ in done] == [0, 0], done
     assert json.loads(done[0][1])["resumed_at_step"] == NUM_STEPS - 14
-    expected, found = folder / "two", folder / "again"
+    expected, found = folder / name, again
     assert (found / "log.jsonl").read_bytes() == (expected / "log.jsonl").read_bytes()
     weights = [load_file(run / "weights.safetensors") for run in (expected, found)]
-    assert all(weights[0][name].equal(weights[1][name]) for name in weights[0])
+    assert all(weights[0][layer].equal(weights[1][layer]) for layer in weights[0])
+
+
+def test_a_single_process_has_nothing_to_shard_over(context, folder):
+    ((code, _, message),) = launch(context, folder, 1, "--run-dir", "alone", "--fsdp")
+    assert code == 2
+    assert "torchrun" in message
 
 
 def test_a_run_is_refused_by_all_processes(context, folder):

@@ -49,6 +49,7 @@ def train_command(
     mixed_precision: given.MixedPrecision = "no",
     num_accumulation_steps: given.AccumulationSteps = 1,
     num_workers: given.Workers = 0,
+    is_sharded: given.Fsdp = False,
     run_dir: given.RunDir = None,
     resume: given.Resume = False,
     checkpoint_epochs: given.CheckpointEpochs = 1,
@@ -93,6 +94,7 @@ def train_command(
         "max_gradient_norm": max_gradient_norm,
         "mixed_precision": mixed_precision,
         "num_workers": num_workers,
+        "is_sharded": is_sharded,
     }
     parts = {
         "model": model,

@@ -108,6 +108,13 @@ AccumulationSteps = Annotated[
         envvar="ACCELERATE_GRADIENT_ACCUMULATION_STEPS",
     ),
 ]
+Fsdp = Annotated[
+    bool,
+    typer.Option(
+        "--fsdp",
+        help="Spread the model over the processes (FSDP2) instead of copying it to each.",
+    ),
+]
 Workers = Annotated[
     int, typer.Option("--workers", help="Processes that load data, beside each that trains.")
 ]

@@ -27,7 +27,7 @@ _REFUSED = (
     DistributedType.MEGATRON_LM,
     DistributedType.XLA,
 )
-"""Ways to spread a model under which no process holds whole weights, or that are untried."""
+"""Ways to spread a model that are untried; FSDP2 is used without Accelerate's (sharded_model)."""
 
 
 def start_accelerator(settings: TrainingSettings, recording: Recording | None) -> Accelerator:
@@ -95,8 +95,8 @@ def _require_supported(settings: TrainingSettings, accelerator: Accelerator) -> 
         )
     if accelerator.distributed_type in _REFUSED:
         raise TrainingError(
-            f"training under {accelerator.distributed_type.value} is not supported; use one "
-            "device, or several with the whole model on each (DDP)"
+            f"training under {accelerator.distributed_type.value} is not supported; launch plain "
+            "processes, with the whole model on each (DDP) or sharded over them (--fsdp, FSDP2)"
         )
     num_parts = settings.num_accumulation_steps * accelerator.num_processes
     if settings.batch_size % num_parts:

@@ -3,13 +3,15 @@
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from spartan_planner.planning import Plan, Schedule
 from spartan_planner.training.block_budgets import BlockBudgets
+from spartan_planner.training.contributions import Contributions
 from spartan_planner.training.patterns import (
     hard_pattern,
     pattern_budget,
@@ -19,6 +21,7 @@ from spartan_planner.training.patterns import (
 )
 from spartan_planner.training.planned_weight import PlannedWeight
 from spartan_planner.training.schedules import SchedulePoint
+from spartan_planner.training.sharding import common_group
 from spartan_planner.training.sharpness import mean_surplus, sharpness
 from spartan_planner.transport import (
     HardSelection,
@@ -28,6 +31,7 @@ from spartan_planner.transport import (
     solve_hard_topk,
     solve_soft_topk,
 )
+from spartan_planner.transport.collective import sum_over_ranks
 
 _BUDGET_STEP, _BUDGET_RECOVERY = 1e-3, 0.01
 """Where one of several budgets is exceeded the blended one is lowered by the overrun and this
@@ -111,8 +115,10 @@ class Competition:
         self.state = CompetitionState()
         competing = [weight for weight in self.weights if not weight.is_pattern]
         self._costs = [weight.cost_per_block for weight in competing]
-        self._num_blocks = [weight.assignment.num_blocks for weight in competing]
-        self._num_free = [w.assignment.num_blocks - w.num_protected for w in competing]
+        self._num_blocks = [weight.num_blocks for weight in competing]
+        self._num_free = [w.num_blocks - w.num_protected for w in competing]
+        shared = common_group({weight.name: weight.sharding for weight in self.weights})
+        self._parts = Contributions(shared, tuple(weight.is_divided for weight in competing))
         num_elements = sum(weight.parameter.numel() for weight in competing)
         self._block_elements = num_elements / max(1, sum(self._num_blocks))
 
@@ -126,7 +132,7 @@ class Competition:
             free = self._free(values, protected)
             budget, found = self._within_budgets(free, budget_share)
             threshold, masks = found.threshold * self._mean_cost, iter(found.masks)
-            ratios = found.ratios
+            ratios = found.ratios if self.process_group is None else None
             self.state.price = threshold
         hard = [
             self._hard_pattern(weight, value, budget_share)
@@ -181,10 +187,25 @@ class Competition:
         softs = [weight.soft for weight in competing if weight.soft is not None]
         beta = self.state.beta * self._mean_cost / _mean(self._costs, self._num_blocks)
         beta /= self._block_elements
-        by_value = soft_topk_gradient(softs, self._costs, beta, slopes, weights=thetas)
+        by_value = self._gradients(softs, beta, slopes, thetas)
         for weight, gradient, turned in zip(competing, by_value, direct, strict=True):
             if turned is None:
                 weight.set_gradient(gradient)
+
+    def add_up_sizes(self) -> None:
+        """Make the kept sizes of weights that are spread over processes those of the whole."""
+        divided = [weight for weight in self.weights if weight.is_divided]
+        local = [weight.kept_size for weight in divided if weight.kept_size is not None]
+        if local:
+            stacked = torch.stack([size.double() for size in local])
+            total = sum_over_ranks(stacked, self._parts.process_group)
+            for weight, size in zip(divided, total.unbind(), strict=True):
+                weight.kept_size = size
+
+    @property
+    def process_group(self) -> dist.ProcessGroup | None:
+        """The processes over which weights are spread; ``None`` where none is."""
+        return self._parts.process_group
 
     @property
     def _mean_cost(self) -> float:
@@ -218,23 +239,13 @@ class Competition:
         self._follow(found.threshold)
         return budget, found
 
-    def _solve_hard(self, free: Sequence[Tensor], budget: float) -> HardSelection:
-        return solve_hard_topk(
-            free,
-            self._costs,
-            budget,
-            expected=self._expected_thresholds(),
-            ratios=self._known_ratios(),
-            names=self._names,
-        )
-
     def _known_ratios(self) -> tuple[float, float] | None:
         """Least and greatest value per cost, where they were found when latents were kept aside.
 
         ``None`` as well where they are not finite: the search says then which weight that is.
         """
         ranges = [weight.value_range for weight in self.weights if not weight.is_pattern]
-        if self._block_elements != 1:
+        if self._block_elements != 1 or self.process_group is not None:
             return None
         least, greatest = math.inf, -math.inf
         for found, cost in zip(ranges, self._costs, strict=True):
@@ -247,7 +258,7 @@ class Competition:
     def _expected_thresholds(self) -> tuple[float, float] | None:
         """Thresholds between which the next one is all but certain to be."""
         last = self.state.threshold
-        if last is None:
+        if last is None or self.process_group is not None:
             return None
         reach = _REACH * abs(self.state.threshold_move) + _LEAST_REACH * abs(last)
         return last - reach, last + reach
@@ -286,26 +297,54 @@ class Competition:
 
     def _num_kept(self, hard: HardSelection) -> list[float]:
         """Competing blocks that each layer keeps; none of an n:m layer competes."""
-        counts = iter(hard.masks)
-        return [
-            0.0 if weight.is_pattern else float(next(counts).count_nonzero())
-            for weight in self.weights
-        ]
+        counts = iter(self._parts.counts(hard.masks))
+        return [0.0 if weight.is_pattern else next(counts) for weight in self.weights]
+
+    def _solve_hard(self, free: Sequence[Tensor], budget: float) -> HardSelection:
+        found = solve_hard_topk(
+            self._parts.own(free),
+            self._costs,
+            budget,
+            expected=self._expected_thresholds(),
+            ratios=self._known_ratios(),
+            names=self._names,
+            process_group=self._parts.process_group,
+        )
+        return replace(found, masks=self._parts.shared(found.masks, free))
+
+    def _gradients(
+        self,
+        softs: Sequence[Tensor],
+        beta: float,
+        slopes: Sequence[Tensor],
+        thetas: Sequence[Tensor | None],
+    ) -> tuple[Tensor, ...]:
+        found = soft_topk_gradient(
+            self._parts.own(softs),
+            self._costs,
+            beta,
+            self._parts.own(slopes),
+            # Of weights that are spread over processes no gradient is turned in place.
+            weights=None if self.process_group is not None else thetas,
+            process_group=self._parts.process_group,
+        )
+        return self._parts.shared(found, slopes)
 
     def _solve_soft(self, selection: Selection) -> SoftSelection:
         free = self._free(selection.values, selection.protected)
         state = self.state
         soft = solve_soft_topk(
-            free,
+            self._parts.own(free),
             self._costs,
             selection.budget,
             state.beta,
             initial_price=selection.threshold + state.lead,
             ratios=selection.ratios,
             names=self._names,
+            process_group=self._parts.process_group,
         )
         self._warn_of_missed_budget(soft)
-        return soft
+        return replace(soft, masks=self._parts.shared(soft.masks, free))
 
     def _warn_of_missed_budget(self, soft: SoftSelection) -> None:
         """Say once that soft masks miss their budget; the hard masks keep it, so training goes on.
@@ -328,16 +367,18 @@ class Competition:
         if self.schedule.beta_rule == "paper" or state.spread_age < _SPREAD_INTERVAL:
             return
         state.spread_age = 0
-        value = cost = 0.0
+        worth, kept = [], []
         for weight, values, hard in zip(
             self.weights, selection.values, selection.hard, strict=True
         ):
             if weight.is_pattern:
                 state.pattern_spreads[weight.name] = self._pattern_surplus(weight, values, hard)
                 continue
-            value += float((values * hard).sum(dtype=torch.float64))
-            cost += float(hard.count_nonzero()) * weight.cost_per_block
+            worth.append((values * hard).sum(dtype=torch.float64))
+            kept.append(hard)
         if self._costs:
+            value = sum(self._parts.sums(worth))
+            cost = sum(n * c for n, c in zip(self._parts.counts(kept), self._costs, strict=True))
             state.spread = mean_surplus(value, cost / self._mean_cost, selection.threshold)
 
     def _hard_pattern(self, weight: PlannedWeight, values: Tensor, share: float) -> Tensor:
@@ -357,7 +398,8 @@ class Competition:
 
     @staticmethod
     def _pattern_surplus(weight: PlannedWeight, values: Tensor, hard: Tensor) -> float:
-        return pattern_surplus(values, hard, *_groups(weight))
+        group = weight.sharding.process_group if weight.sharding else None
+        return pattern_surplus(values, hard, *_groups(weight), group)
 
     @staticmethod
     def _pattern_budget(weight: PlannedWeight, share: float) -> float:

@@ -35,6 +35,7 @@ from spartan_planner.training.position import Position
 from spartan_planner.training.recorder import Recorder
 from spartan_planner.training.run_folder import describe_run
 from spartan_planner.training.settings import Recording, TrainingSettings
+from spartan_planner.training.sharded_model import sharded_copy, take_whole
 from spartan_planner.training.sparsifier import Sparsifier
 
 _LOSS_CHECK_STEPS = 10
@@ -103,16 +104,23 @@ def train(
         if run.sparsifier:
             run.sparsifier.finalize()
             stats = run.sparsifier.stats()
+        if settings.is_sharded:
+            take_whole(model, run.bare)
         return TrainingResult(run.accuracy(), position.losses, stats, resumed_at_step)
 
 
 @dataclass(frozen=True)
 class _Run:
-    """What a run works with: what Accelerate prepared, and the sparsifier on the bare optimizer."""
+    """What a run works with: what Accelerate prepared, and the sparsifier on the bare optimizer.
+
+    ``bare`` is what is trained, without Accelerate's wrappers: the user's model or its sharded
+    copy.
+    """
 
     accelerator: Accelerator
     settings: TrainingSettings
     model: nn.Module
+    bare: nn.Module
     optimizer: Optimizer
     loader: DataLoader[Any]
     test_loader: DataLoader[Any]
@@ -163,7 +171,8 @@ def _prepare(
     distillation: Distillation | None,
 ) -> _Run:
     total_steps = num_steps(data, settings)
-    optimizer = make_optimizer(model, settings)
+    trained = sharded_copy(model, plan, accelerator.device) if settings.is_sharded else model
+    optimizer = make_optimizer(trained, settings)
     scheduler = make_scheduler(optimizer, settings, total_steps)
     part_size = settings.batch_size // settings.num_accumulation_steps
     loader = make_loader(data.train, part_size, settings.seed, settings.num_workers)
@@ -171,8 +180,10 @@ def _prepare(
     test_loader = make_loader(
         data.test, test_size, settings.seed, settings.num_workers, shuffle=False
     )
-    wrapped, stepped, loader, test_loader, scheduler = accelerator.prepare(
-        model, optimizer, loader, test_loader, scheduler
+    # A sharded model averages gradients by itself: it is wrapped for mixed precision only.
+    wrapped = accelerator.prepare_model(trained, evaluation_mode=settings.is_sharded)
+    stepped, loader, test_loader, scheduler = accelerator.prepare(
+        optimizer, loader, test_loader, scheduler
     )
     # After preparing, and on what the hooks of an optimizer are really called on.
     bare = accelerator.unwrap_model(wrapped, keep_torch_compile=False)
@@ -185,6 +196,7 @@ def _prepare(
         accelerator,
         settings,
         wrapped,
+        bare,
         stepped,
         loader,
         test_loader,
@@ -208,7 +220,7 @@ def _open_recorder(
     }
     num_processes = run.accelerator.num_processes
     facts = describe_run(model, run.settings, plan, num_examples, num_processes, origin)
-    return Recorder(recording, run.accelerator, model, run.parts, facts)
+    return Recorder(recording, run.accelerator, run.bare, run.parts, facts)
 
 
 def _train_epoch(

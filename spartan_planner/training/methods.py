@@ -58,7 +58,7 @@ class Spartan(Method):
         with _latents_kept(competition.weights):
             selection = competition.select(point.budget_share)
             competition.soften(selection, point)
-        _put_sparse(competition.weights, selection.hard, point)
+        _put_sparse(competition, selection.hard, point)
 
     def turn_gradients(self, competition: Competition) -> None:
         """Set ``dL/dtheta = G m + sign(theta) dL/dv`` and put theta back."""
@@ -76,7 +76,7 @@ class DualAveraging(Method):
         """Put ``theta h`` into the parameters and keep theta aside."""
         with _latents_kept(competition.weights):
             selection = competition.select(point.budget_share)
-        _put_sparse(competition.weights, selection.hard, point)
+        _put_sparse(competition, selection.hard, point)
 
     def turn_gradients(self, competition: Competition) -> None:
         """Leave the gradients as they are and put theta back."""
@@ -109,6 +109,7 @@ class Magnitude(Method):
         ):
             # Where the budget has room for blocks that are zero they still do not come back.
             weight.hold(hard & (value > 0))
+        competition.add_up_sizes()
         apply_kept(competition.weights)
 
     def turn_gradients(self, competition: Competition) -> None:
@@ -209,23 +210,25 @@ def _latents_kept(weights: list[PlannedWeight]) -> Iterator[None]:
         raise
 
 
-def _put_sparse(weights: list[PlannedWeight], hard: list[Tensor], point: SchedulePoint) -> None:
+def _put_sparse(competition: Competition, hard: list[Tensor], point: SchedulePoint) -> None:
     """Put ``theta m h`` into the parameters; in the frozen phase these are the weights now."""
-    for weight, mask in zip(weights, hard, strict=True):
+    for weight, mask in zip(competition.weights, hard, strict=True):
         weight.put_sparse(mask)
         if point.is_frozen:
             weight.hold(mask)
+    competition.add_up_sizes()
 
 
 def apply_kept(weights: list[PlannedWeight]) -> None:
     """Set the pruned elements of the parameters to zero."""
     for weight in weights:
         if weight.kept is not None:
-            weight.parameter.mul_(weight.kept)
+            weight.local.mul_(weight.kept)
 
 
 def mask_gradients(weights: list[PlannedWeight]) -> None:
     """Set the gradients of pruned elements to zero."""
     for weight in weights:
-        if weight.kept is not None and weight.parameter.grad is not None:
-            weight.parameter.grad.mul_(weight.kept)
+        gradient = weight.local_gradient
+        if weight.kept is not None and gradient is not None:
+            gradient.mul_(weight.kept)

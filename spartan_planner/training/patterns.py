@@ -1,9 +1,11 @@
 """The n:m scope in training: every group of m consecutive inputs has a budget of its own."""
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from spartan_planner.transport import hard_topk, soft_topk
+from spartan_planner.transport.collective import sum_over_ranks
 
 
 def pattern_budget(num_kept: int, num_of: int, budget_share: float) -> float:
@@ -14,7 +16,7 @@ def pattern_budget(num_kept: int, num_of: int, budget_share: float) -> float:
 def to_groups(tensor: Tensor, input_dim: int, num_of: int) -> Tensor:
     """Return ``[..., groups, num_of]``, the inputs of a weight as groups on the last axis."""
     moved = tensor.movedim(input_dim, -1)
-    return moved.reshape(*moved.shape[:-1], -1, num_of)
+    return moved.reshape(*moved.shape[:-1], moved.shape[-1] // num_of, num_of)
 
 
 def from_groups(groups: Tensor, input_dim: int) -> Tensor:
@@ -55,8 +57,22 @@ def pattern_gradient(
     return from_groups(beta * spread * (slopes - shared), input_dim)
 
 
-def pattern_surplus(values: Tensor, hard: Tensor, input_dim: int, num_of: int) -> float:
-    """Return the mean value of what is kept, less the mean of the greatest dropped of a group."""
+def pattern_surplus(
+    values: Tensor,
+    hard: Tensor,
+    input_dim: int,
+    num_of: int,
+    process_group: dist.ProcessGroup | None = None,
+) -> float:
+    """Return the mean value of what is kept, less the mean of the greatest dropped of a group.
+
+    Over all parts of a weight that is spread over a process group.
+    """
     groups, kept = (to_groups(t, input_dim, num_of) for t in (values, hard))
-    dropped = torch.where(kept, 0.0, groups).amax(-1).mean()
-    return float(values[hard].mean() - dropped) if bool(hard.any()) else float(dropped)
+    dropped = torch.where(kept, 0.0, groups).amax(-1)
+    sums = [(values * hard).sum(dtype=torch.float64), dropped.sum(dtype=torch.float64)]
+    counts = [hard.count_nonzero().double(), torch.full_like(sums[0], dropped.numel())]
+    total: list[float] = sum_over_ranks(torch.stack(sums + counts), process_group).tolist()
+    worth, lost, num_kept, num_groups = total
+    mean_lost = lost / num_groups
+    return worth / num_kept - mean_lost if num_kept else mean_lost

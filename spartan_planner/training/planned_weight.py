@@ -1,7 +1,8 @@
 """One weight under a plan: its latent values, its blocks and its masks.
 
 All products run over the weight in the order of its memory (:func:`memory_order`), so that a
-weight in ``channels_last`` is never copied into another order.
+weight in ``channels_last`` is never copied into another order.  Of a weight that FSDP2 spreads over
+processes every tensor here is the part that this one holds; the numbers are those of the whole.
 """
 
 from dataclasses import dataclass
@@ -12,6 +13,15 @@ from torch import Tensor, nn
 from cost_models import Layout, LayoutKind
 from spartan_planner.blocks import BlockAssignment, ranks_along, tile_shape
 from spartan_planner.planning import PlanLayer
+from spartan_planner.training.sharding import (
+    Sharding,
+    is_spread,
+    local_part,
+    require_whole_blocks,
+    sharding_of,
+    spread_as,
+    whole_tensors,
+)
 from spartan_planner.transport import (
     count_true,
     masked_weight,
@@ -20,6 +30,7 @@ from spartan_planner.transport import (
     tile_values,
     weight_gradient,
 )
+from spartan_planner.transport.collective import sum_over_ranks
 
 _VALUE_DTYPES = (torch.float32, torch.float64)
 """Weights of these dtypes have values of the same: half precision adds up in float32."""
@@ -46,6 +57,7 @@ class PlannedWeight:
         kept_size: what ``h`` keeps, in whole blocks, one number; ``None`` before the first step.
         value_range: least and greatest value of single elements, while the parameter holds their
             values: between :meth:`keep_latent` and :meth:`put_sparse`.
+        sharding: how the weight is spread over processes; ``None`` where all of it is here.
     """
 
     name: str
@@ -61,12 +73,22 @@ class PlannedWeight:
     kept: Tensor | None = None
     kept_size: Tensor | None = None
     value_range: Tensor | None = None
+    sharding: Sharding | None = None
 
     @staticmethod
     def of(layer: PlanLayer, parameter: nn.Parameter, cost_per_block: float) -> "PlannedWeight":
-        """Make the planned weight of a sparse layer."""
+        """Make the planned weight of a sparse layer.
+
+        Raises:
+            TrainingError: the weight is spread over processes in a way that cuts its blocks.
+        """
         layout = Layout.parse(layer.layout)
-        order = memory_order(parameter)
+        sharding = sharding_of(layer.name, parameter)
+        if sharding:
+            shape = tuple(parameter.shape)
+            require_whole_blocks(layer.name, layout, shape, sharding.dim, sharding.num_parts)
+        local = local_part(parameter)
+        order = memory_order(local)
         return PlannedWeight(
             layer.name,
             parameter,
@@ -75,7 +97,8 @@ class PlannedWeight:
             num_protected(layer),
             layout.num_kept if layout.kind is LayoutKind.N_M else None,
             order,
-            assign_in_order(parameter.detach(), layout, order)[1],
+            assign_in_order(local, layout, order)[1],
+            sharding=sharding,
         )
 
     @property
@@ -86,7 +109,30 @@ class PlannedWeight:
     @property
     def dense(self) -> Tensor:
         """The latent weight, wherever it is."""
-        return self.parameter.detach() if self.latent is None else self.latent
+        return self.local if self.latent is None else self.latent
+
+    @property
+    def local(self) -> Tensor:
+        """What this process holds of the parameter: its memory, without its history."""
+        return local_part(self.parameter)
+
+    @property
+    def local_gradient(self) -> Tensor | None:
+        """What this process holds of the gradient."""
+        return None if self.parameter.grad is None else local_part(self.parameter.grad)
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether each process has blocks of its own; otherwise all have a figure for every block.
+
+        The rank slices of a balanced layout run through all parts of the weight.
+        """
+        return self.sharding is not None and not self.layout.balanced_step
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of the whole weight."""
+        return self.layout.num_blocks(tuple(self.parameter.shape))
 
     @property
     def num_whole_blocks(self) -> float:
@@ -102,6 +148,7 @@ class PlannedWeight:
         """Whether every block is one element, in the order of the weight's memory."""
         return (
             not self.is_pattern
+            and self.sharding is None
             and self.assignment.block_of_tile is None
             and max(self.assignment.tile, default=1) == 1
         )
@@ -129,7 +176,7 @@ class PlannedWeight:
         if self.value_range is not None:
             return self.flat(self.parameter.detach())
         values, self.assignment = assign_in_order(self.dense, self.layout, self.order)
-        return values
+        return self._added_up(values)
 
     def keep_latent(self) -> None:
         """Copy the parameter, which holds the latent weight, aside.
@@ -138,9 +185,9 @@ class PlannedWeight:
         is written anyway, and they need no memory of their own.
         """
         if self.latent is None:
-            self.latent = torch.empty_like(self.parameter, requires_grad=False)
+            self.latent = torch.empty_like(self.local)
         self.value_range = None
-        source, aside = self.in_order(self.parameter.detach()), self.in_order(self.latent)
+        source, aside = self.in_order(self.local), self.in_order(self.latent)
         if self.is_single and self.latent.dtype in _VALUE_DTYPES and source.is_contiguous():
             self.value_range = take_magnitudes(source, aside)
         else:
@@ -150,7 +197,7 @@ class PlannedWeight:
         """Put the latent weight back into the parameter."""
         self.value_range = None
         if self.latent is not None:
-            self.parameter.copy_(self.latent)
+            self.local.copy_(self.latent)
 
     def put_sparse(self, hard: Tensor) -> None:
         """Put ``theta * m * h`` into the parameter; theta is the latent weight.
@@ -160,7 +207,7 @@ class PlannedWeight:
         """
         soft = hard if self.soft is None else self.soft
         tiles = (self._per_tile(soft), self._per_tile(hard))
-        source, target = (self.in_order(t) for t in (self.dense, self.parameter.detach()))
+        source, target = (self.in_order(t) for t in (self.dense, self.local))
         if target.is_contiguous():
             masked_weight(source, *tiles, self.assignment.tile, out=target)
         else:
@@ -171,20 +218,20 @@ class PlannedWeight:
     def mask_gradient(self) -> Tensor:
         """Return ``g_b = sum G theta`` for each block, zero where no gradient arrived."""
         theta = self.in_order(self.dense)
-        if self.parameter.grad is None:
+        if self.local_gradient is None:
             shape = tuple(theta.shape) if self.is_pattern else (self.assignment.num_blocks,)
-            return torch.zeros(shape, device=theta.device, dtype=theta.dtype)
-        gradient = self.in_order(self.parameter.grad)
+            return self._added_up(torch.zeros(shape, device=theta.device, dtype=theta.dtype))
+        gradient = self.in_order(self.local_gradient)
         if self.is_pattern:
             return gradient * theta
-        return self.assignment.mask_gradient(gradient, theta)
+        return self._added_up(self.assignment.mask_gradient(gradient, theta))
 
     def set_gradient(self, value_gradient: Tensor) -> None:
         """Turn ``G`` into ``dL/dtheta = G m + sign(theta) dL/dv``, ``value_gradient [blocks]``."""
-        if self.parameter.grad is None:
+        if self.local_gradient is None:
             return
         assert self.soft is not None
-        gradient = self.in_order(self.parameter.grad)
+        gradient = self.in_order(self.local_gradient)
         factors = (self._per_tile(self.soft), self._per_tile(value_gradient))
         theta, tile = self.in_order(self.dense), self.assignment.tile
         if gradient.is_contiguous():
@@ -195,7 +242,7 @@ class PlannedWeight:
     def hold(self, hard: Tensor) -> None:
         """Take a mask that stands still: the parameter is the weight itself from now on."""
         wide = self.assignment.expand(hard) if not self.is_pattern else hard
-        self.kept = torch.empty_like(self.parameter, requires_grad=False)
+        self.kept = torch.empty_like(self.local)
         self.in_order(self.kept).copy_(wide)
         self.kept_size = self._size(hard)
         self.latent = self.soft = None
@@ -205,15 +252,16 @@ class PlannedWeight:
         # Imported here, because export brings the whole of ONNX with it.
         from spartan_planner.export.kept_sizes import kept_size
 
-        self.kept = torch.empty_like(self.parameter, requires_grad=False).copy_(mask)
-        self.kept_size = torch.tensor(kept_size(self.kept, self.layout), dtype=torch.float64)
+        self.kept = torch.empty_like(self.local).copy_(self.part_of(mask))
+        whole = whole_tensors(self.as_whole(self.kept))
+        self.kept_size = torch.tensor(kept_size(whole, self.layout), dtype=torch.float64)
         self.latent = self.soft = None
 
     def is_untouched(self) -> bool:
         """Whether the parameter still is ``theta m h``: each element is ``theta m`` or zero."""
         if self.latent is None:
             return True
-        found, expected = self.in_order(self.parameter.detach()), self.in_order(self.latent)
+        found, expected = self.in_order(self.local), self.in_order(self.latent)
         if self.soft is not None:
             soft = self._per_tile(self.soft)
             expected = masked_weight(expected, soft, torch.ones_like(soft), self.assignment.tile)
@@ -229,20 +277,79 @@ class PlannedWeight:
             return None
         if self.layout.balanced_step:
             return torch.arange(values.numel(), device=values.device) < self.num_protected
-        return solve_hard_topk([values], [1.0], float(self.num_protected)).masks[0]
+        group = self.sharding.process_group if self.sharding else None
+        budget = float(self.num_protected)
+        return solve_hard_topk([values], [1.0], budget, process_group=group).masks[0]
+
+    def part_of(self, tensor: Tensor) -> Tensor:
+        """Return what belongs here of a tensor of the parameter's shape, whole or spread."""
+        return self._part(tensor, 1)
+
+    def as_whole(self, part: Tensor) -> Tensor:
+        """Return the tensor of the parameter's shape of which this process holds that part."""
+        return spread_as(self.parameter, part, tuple(self.parameter.shape))
+
+    @property
+    def soft_grid(self) -> Tensor | None:
+        """The soft mask as a grid of tiles, dimensions as the weight's, spread as it is.
+
+        ``[blocks]`` for a balanced layout; ``None`` where there is none.
+        """
+        if self.soft is None or self.layout.balanced_step:
+            return self.soft
+        return spread_as(self.parameter, self._per_tile(self.soft).permute(self._back), self._grid)
+
+    def soft_of(self, grid: Tensor) -> Tensor:
+        """Return the soft mask ``[blocks]`` (n:m: in the weight's shape) from :attr:`soft_grid`."""
+        if self.layout.balanced_step:
+            return local_part(grid)
+        part = self.in_order(self._part(grid, self._cut_tile)).contiguous()
+        return part if self.is_pattern else part.reshape(-1)
+
+    @property
+    def _back(self) -> list[int]:
+        """Dimensions in memory order, as the weight has them."""
+        return sorted(range(len(self.order)), key=self.order.__getitem__)
+
+    @property
+    def _grid(self) -> tuple[int, ...]:
+        """Tiles of the whole weight along each of its dimensions."""
+        shape = tuple(self.parameter.shape)
+        tile = tile_shape(self.layout, shape)
+        return tuple(-(-size // step) for size, step in zip(shape, tile, strict=True))
+
+    @property
+    def _cut_tile(self) -> int:
+        """Size of a tile along the dimension that is cut."""
+        dim = self.sharding.dim if self.sharding else 0
+        return tile_shape(self.layout, tuple(self.parameter.shape))[dim]
+
+    def _part(self, tensor: Tensor, step: int) -> Tensor:
+        """Return this process's part of a tensor with a row for every ``step`` of the weight."""
+        if self.sharding is None or is_spread(tensor):
+            return local_part(tensor)
+        return self.sharding.part(tensor.detach(), step)
+
+    def _added_up(self, figures: Tensor) -> Tensor:
+        """Add up figures of blocks that have a part in every process."""
+        if self.sharding is None or self.is_divided:
+            return figures
+        return sum_over_ranks(figures, self.sharding.process_group)
 
     def _per_tile(self, figures: Tensor) -> Tensor:
         return figures if self.is_pattern else self.assignment.per_tile(figures)
 
     def _size(self, hard: Tensor) -> Tensor:
-        """Size of what is kept, in whole blocks, left on the device: no step waits for it."""
+        """Size of what is kept here, in whole blocks, left on the device: no step waits for it."""
         shape = tuple(self.parameter.shape)
         if self.is_pattern:
-            return hard.count_nonzero() * (self.layout.num_of / hard.numel())
-        if self.layout.num_whole_blocks(shape) == self.layout.num_blocks(shape):
+            return hard.count_nonzero() * (self.layout.num_of / self.parameter.numel())
+        if self.layout.num_whole_blocks(shape) == self.num_blocks:
             return count_true(hard)
-        sizes = torch.from_numpy(self.layout.block_sizes(shape)).to(hard.device)
-        return sizes @ hard.to(sizes.dtype)
+        sizes = torch.from_numpy(self.layout.block_sizes(shape))
+        if self.is_divided:
+            sizes = self._part(sizes.reshape(self._grid), self._cut_tile).reshape(-1)
+        return sizes.to(hard.device) @ hard.to(sizes.dtype)
 
 
 def num_protected(layer: PlanLayer) -> int:
@@ -269,6 +376,11 @@ def memory_order(tensor: Tensor) -> tuple[int, ...]:
     return tuple(range(tensor.ndim)) if is_turned else tuple(order)
 
 
+def _tile(layout: Layout, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the sizes of a tile; of a part without rows as well."""
+    return tuple(max(1, size) for size in tile_shape(layout, shape))
+
+
 def assign_in_order(
     weight: Tensor, layout: Layout, order: tuple[int, ...]
 ) -> tuple[Tensor, BlockAssignment]:
@@ -285,7 +397,7 @@ def assign_in_order(
     """
     shape = tuple(weight.shape)
     tile, ordered_shape = (
-        tuple(sizes[d] for d in order) for sizes in (tile_shape(layout, shape), shape)
+        tuple(sizes[d] for d in order) for sizes in (_tile(layout, shape), shape)
     )
     values = tile_values(weight.detach().permute(order), tile)
     if not layout.balanced_step:

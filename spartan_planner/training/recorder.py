@@ -5,14 +5,19 @@ from dataclasses import asdict
 from typing import Any
 
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from spartan_planner.training.checkpointing import keep_newest, write_checkpoint
 from spartan_planner.training.position import Position
 from spartan_planner.training.processes import on_main_process
 from spartan_planner.training.run_folder import CHECKPOINTS, open_run_folder
 from spartan_planner.training.run_log import RunLog, flat_figures
-from spartan_planner.training.run_state import collect_state, restore_state, write_run_state
+from spartan_planner.training.run_state import (
+    collect_state,
+    collect_weights,
+    restore_state,
+    write_run_state,
+)
 from spartan_planner.training.settings import Recording
 
 _PROJECT = "spartan-planner"
@@ -24,7 +29,7 @@ class Recorder:
     Args:
         recording: what to keep.
         accelerator: of the run.
-        model: the user's model, as it holds the weights.
+        model: the model that is trained: the user's, or its sharded copy.
         parts: what else has a state: optimizer, scheduler, sparsifier.
         facts: what the run must be resumed with.
 
@@ -79,18 +84,21 @@ class Recorder:
             DocumentError: the disk is full; the checkpoints before it are intact.
         """
         state = collect_state(self._accelerator, self._parts)
-        on_main_process(lambda: self._save(position, state))
+        weights = collect_weights(self._accelerator, self._model)
+        on_main_process(lambda: self._save(position, weights, state))
 
     def close(self) -> None:
         """End the trackers' runs."""
         for tracker in self._accelerator.trackers:
             tracker.finish()
 
-    def _save(self, position: Position, state: dict[str, Any]) -> None:
+    def _save(
+        self, position: Position, weights: Mapping[str, Tensor], state: dict[str, Any]
+    ) -> None:
         parent = self.recording.folder / CHECKPOINTS
         whole = {**state, "position": asdict(position), "log_sizes": self._log.sizes()}
         write_checkpoint(
-            parent, position.step, lambda folder: write_run_state(folder, self._model, whole)
+            parent, position.step, lambda folder: write_run_state(folder, weights, whole)
         )
         keep_newest(parent, self.recording.num_kept_checkpoints)
 

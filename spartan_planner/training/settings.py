@@ -38,6 +38,8 @@ class TrainingSettings:
         max_gradient_norm: gradients are scaled down to this norm; None leaves them.
         mixed_precision: ``no``, ``bf16`` or ``fp16``.
         num_workers: processes that load data beside each training process.
+        is_sharded: whether the model is spread over the processes (FSDP2), instead of copied to
+            each (DDP).
     """
 
     num_epochs: int = 6
@@ -55,6 +57,7 @@ class TrainingSettings:
     max_gradient_norm: float | None = None
     mixed_precision: str = "no"
     num_workers: int = 0
+    is_sharded: bool = False
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot train."""
@@ -70,6 +73,8 @@ class TrainingSettings:
             raise TrainingError("one_cycle has a warm-up of its own; give cosine or constant one")
         if self.max_gradient_norm is not None and not self.max_gradient_norm > 0:
             raise TrainingError("the largest gradient norm must be positive")
+        if self.is_sharded and self.mixed_precision == "fp16":
+            raise TrainingError("a sharded model is not trained in fp16; use bf16")
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise TrainingError(

@@ -13,12 +13,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from spartan_planner.errors import TrainingError
 from spartan_planner.planned_parameters import planned_parameters
 from spartan_planner.planning import Plan, Schedule
+from spartan_planner.training.agreement import require_agreement
 from spartan_planner.training.block_budgets import BlockBudgets
 from spartan_planner.training.competition import Competition
 from spartan_planner.training.methods import (
@@ -30,6 +32,7 @@ from spartan_planner.training.methods import (
     method_named,
 )
 from spartan_planner.training.planned_weight import PlannedWeight, num_protected
+from spartan_planner.training.sharding import reshard
 from spartan_planner.training.sparsifier_state import StateDict, restore, saved
 from spartan_planner.training.stepping_watch import SteppingWatch
 
@@ -44,6 +47,10 @@ class Sparsifier:
     to the sparse weights: that is what it clips and logs.  Weight decay acts inside ``step()``, on
     the latent weights.
 
+    Processes that train one model together compare their masks when training passes into another
+    phase of the schedule, and at the end: make a sparsifier in all of them.  Parameters that
+    ``fully_shard`` (FSDP2) spreads over them compete as one; shard the model first.
+
     Args:
         model: the model that the plan was made for.
         plan: the plan.
@@ -53,11 +60,12 @@ class Sparsifier:
         method: how to prune: a name or a :class:`Method`; the plan's by default.
         schedule: how to come to the budget; by default the plan's, or where that is for another
             method, the default of this one.
+        process_group: the processes that train this model together; all by default.
 
     Raises:
         PlanError: the plan belongs to another model.
-        TrainingError: the optimizer does not own a planned parameter, there is no step, or a fixed
-            mask does not keep the budgets.
+        TrainingError: the optimizer does not own a planned parameter, there is no step, a fixed
+            mask does not keep the budgets, or a shard ends inside a block.
         UnknownNameError: there is no such method.
     """
 
@@ -69,10 +77,12 @@ class Sparsifier:
         total_steps: int,
         method: str | Method | None = None,
         schedule: Schedule | None = None,
+        process_group: dist.ProcessGroup | None = None,
     ) -> None:
         if total_steps < 1:
             raise TrainingError("total_steps must be at least 1")
         optimizer = _innermost(optimizer)
+        reshard(model)
         parameters = planned_parameters(model, plan)
         _require_owned(parameters, optimizer)
         if optimizer in _SPARSIFIED:
@@ -85,6 +95,8 @@ class Sparsifier:
         self._is_frozen = False
         self._competition = Competition(plan, self.schedule, _planned_weights(plan, parameters))
         self._versions: list[int] = []
+        self._model = weakref.ref(model)
+        self._process_group = process_group or _all_processes()
         if isinstance(self.method, Fixed):
             self._prune_at_once()
         _SPARSIFIED.add(optimizer)
@@ -144,9 +156,10 @@ class Sparsifier:
     def latent_weights(self) -> dict[str, Tensor]:
         """Return the dense weights behind the sparse ones, by name; not copies.
 
-        Where a method has none, or they are frozen, the weights themselves.
+        Where a method has none, or they are frozen, the weights themselves.  Spread over processes
+        (``DTensor``) as the parameters are.
         """
-        return {weight.name: weight.dense for weight in self._weights}
+        return {weight.name: weight.as_whole(weight.dense) for weight in self._weights}
 
     @torch.no_grad()
     def apply_to(self, model: nn.Module) -> None:
@@ -165,7 +178,8 @@ class Sparsifier:
         Save the model's and the optimizer's state at the same moment.
 
         Returns:
-            ``numbers``, which JSON can hold, and ``tensors`` by name; not copies.
+            ``numbers``, which JSON can hold, and ``tensors`` by name; not copies.  Of a model that
+            is spread over processes the tensors are so too (``DTensor``).
         """
         return saved(self)
 
@@ -173,12 +187,14 @@ class Sparsifier:
     def load_state_dict(self, state: StateDict) -> None:
         """Go on from a saved state; the model's and the optimizer's must be loaded already.
 
+        Tensors of weights that are spread over processes may be spread alike, or whole.
+
         Raises:
             TrainingError: it belongs to another plan, method, schedule or number of steps, or the
                 model's weights are not those of the same moment.
         """
         restore(self, state)
-        self._versions = [weight.parameter._version for weight in self._weights]
+        self._note_versions()
 
     def finalize(self) -> None:
         """Remove the hooks; the model keeps its sparse weights, within the budget.
@@ -187,7 +203,8 @@ class Sparsifier:
         a warning, since nothing was trained after that.
 
         Raises:
-            TrainingError: the hooks never ran: the loop stepped another optimizer.
+            TrainingError: the hooks never ran, because the loop stepped another optimizer, or
+                processes that train one model have different masks.
         """
         for handle in self._handles:
             handle.remove()
@@ -205,9 +222,13 @@ class Sparsifier:
                 stacklevel=2,
             )
             self._cut_to_budget()
+        self._require_agreement()
 
     @torch.no_grad()
     def _cut_to_budget(self) -> None:
+        model = self._model()
+        if model is not None:
+            reshard(model)
         for weight in self._weights:
             weight.put_latent()
         self._prune(self.total_steps)
@@ -249,17 +270,26 @@ class Sparsifier:
 
     @torch.no_grad()
     def _after_step(self) -> None:
+        phase = self._phase
         self.num_steps_done += 1
         if self._is_frozen:
             apply_kept(self._weights)
         else:
             self._prune(self.num_steps_done)
-        self._versions = [weight.parameter._version for weight in self._weights]
+        self._note_versions()
+        if self._phase != phase:
+            self._require_agreement()
+
+    def _note_versions(self) -> None:
+        self._versions = [weight.local._version for weight in self._weights]
+
+    def _require_agreement(self) -> None:
+        require_agreement(self._weights, self._competition.state, self._process_group)
 
     def _require_untouched(self) -> None:
         """Refuse to lose what somebody else wrote to the parameters between steps."""
         for weight, version in zip(self._weights, self._versions, strict=True):
-            if weight.parameter._version != version and not weight.is_untouched():
+            if weight.local._version != version and not weight.is_untouched():
                 raise TrainingError(
                     f"parameter {weight.name!r} was changed between two steps of the optimizer, "
                     "which would be lost; load weights before the sparsifier is made, or load its "
@@ -306,6 +336,11 @@ def _planned_weights(plan: Plan, parameters: Mapping[str, nn.Parameter]) -> list
         PlannedWeight.of(layer, parameters[layer.name], cost)
         for layer, cost in zip(plan.sparse_layers, costs, strict=True)
     ]
+
+
+def _all_processes() -> dist.ProcessGroup | None:
+    is_joined = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return dist.group.WORLD if is_joined else None
 
 
 def _innermost(optimizer: Optimizer) -> Optimizer:

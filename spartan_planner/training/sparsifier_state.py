@@ -1,9 +1,11 @@
 """The state of a sparsifier: saved, checked and restored."""
 
+import copy
 import dataclasses
 import hashlib
 from typing import TYPE_CHECKING, Any, TypedDict
 
+import torch
 from torch import Tensor
 
 from cost_models.documents import dump_document
@@ -15,7 +17,7 @@ from spartan_planner.training.planned_weight import PlannedWeight, assign_in_ord
 if TYPE_CHECKING:
     from spartan_planner.training.sparsifier import Sparsifier
 
-_VERSION = 1
+_VERSION = 2
 _TENSORS = ("latent", "soft", "kept", "kept_size")
 
 
@@ -35,12 +37,22 @@ def saved(sparsifier: "Sparsifier") -> StateDict:
         "competition": dataclasses.asdict(sparsifier._competition.state),
     }
     tensors = {
-        f"{weight.name}.{kind}": getattr(weight, kind)
+        f"{weight.name}.{kind}": tensor
         for weight in sparsifier._weights
-        for kind in _TENSORS
-        if getattr(weight, kind) is not None
+        for kind, tensor in _tensors(weight).items()
     }
     return {"numbers": numbers, "tensors": tensors}
+
+
+def _tensors(weight: PlannedWeight) -> dict[str, Tensor]:
+    """Return what a weight holds beside its parameter, in the parameter's order of dimensions."""
+    held = {
+        "latent": None if weight.latent is None else weight.as_whole(weight.latent),
+        "soft": weight.soft_grid,
+        "kept": None if weight.kept is None else weight.as_whole(weight.kept),
+        "kept_size": weight.kept_size,
+    }
+    return {kind: tensor for kind, tensor in held.items() if tensor is not None}
 
 
 def restore(sparsifier: "Sparsifier", state: StateDict) -> None:
@@ -59,7 +71,7 @@ def restore(sparsifier: "Sparsifier", state: StateDict) -> None:
                 "model's weights of the same moment first"
             )
     sparsifier._competition.weights = weights
-    sparsifier._competition.state = CompetitionState(**numbers["competition"])
+    sparsifier._competition.state = CompetitionState(**copy.deepcopy(numbers["competition"]))
     sparsifier.num_steps_done = int(numbers["num_steps_done"])
     sparsifier._is_frozen = bool(numbers["is_frozen"])
 
@@ -97,11 +109,14 @@ def _restored(weight: PlannedWeight, tensors: dict[str, Tensor]) -> PlannedWeigh
 
 
 def _placed(weight: PlannedWeight, kind: str, tensor: Tensor) -> Tensor:
-    if kind not in ("latent", "kept"):
-        return tensor.detach().to(weight.parameter.device).clone()
+    device = weight.local.device
+    if kind == "soft":
+        return weight.soft_of(tensor.detach()).to(device).clone()
+    if kind == "kept_size":
+        return tensor.detach().to(device).clone()
     if tensor.shape != weight.parameter.shape:
         raise TrainingError(
             f"the saved state holds a {kind} of shape {tuple(tensor.shape)} for parameter "
             f"{weight.name!r} of shape {tuple(weight.parameter.shape)}; it is of another model"
         )
-    return weight.parameter.detach().clone().copy_(tensor)
+    return torch.empty_like(weight.local).copy_(weight.part_of(tensor))
