@@ -229,7 +229,7 @@ def test_training_starts_from_the_weights_that_are_named(tmp_path):
         ({"pruning.layouts": ["blob"]}, "'blob' is not known"),
         ({"pruning.policy": "luck"}, "luck"),
         ({"pruning.min_density": {"0*": "much"}}, "share such as 50%"),
-        ({"pruning.min_density": {"0*": "150%"}}, "between 0 and 1"),
+        ({"pruning.min_density": {"0*": "150%"}}, "between 0% and 100%"),
         ({"pruning.keep_dense": ["nowhere*"]}, "no layer matches 'nowhere"),
         ({"pruning.budgets": {"latency": "50%"}}, "profile"),
         ({"pruning.profile": "abacus"}, "abacus"),
