@@ -17,6 +17,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -187,6 +188,7 @@ def main() -> None:
         environment = {
             "cpu": this_device(options.threads).cpu,
             "gpu": torch.cuda.get_device_name() if options.device == "cuda" else None,
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "torch": torch.__version__,
             "python": platform.python_version(),
             "threads": options.threads,
