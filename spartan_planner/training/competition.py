@@ -12,6 +12,7 @@ from torch import Tensor
 from spartan_planner.planning import Plan, Schedule
 from spartan_planner.training.block_budgets import BlockBudgets
 from spartan_planner.training.contributions import Contributions
+from spartan_planner.training.finiteness import require_finite, require_finite_weights
 from spartan_planner.training.patterns import (
     hard_pattern,
     pattern_budget,
@@ -123,8 +124,13 @@ class Competition:
         self._block_elements = num_elements / max(1, sum(self._num_blocks))
 
     def select(self, budget_share: float) -> Selection:
-        """Select hard by the latent weights, ``budget_share`` of the way back to dense."""
+        """Select hard by the latent weights, ``budget_share`` of the way back to dense.
+
+        Raises:
+            NotFiniteError: a weight is NaN or infinite.
+        """
         values = [self._values(weight) for weight in self.weights]
+        self._require_finite_values(values)
         protected = [w.protected(v) for w, v in zip(self.weights, values, strict=True)]
         masks: Iterator[Tensor] = iter(())
         budget, threshold, ratios = 0.0, math.inf, None
@@ -192,6 +198,14 @@ class Competition:
             if turned is None:
                 weight.set_gradient(gradient)
 
+    def require_finite_weights(self) -> None:
+        """Refuse parameters that are NaN or infinite, before anything is made of them.
+
+        Raises:
+            NotFiniteError: some are; names the layers, on every process.
+        """
+        require_finite_weights(self.weights, self.process_group)
+
     def add_up_sizes(self) -> None:
         """Make the kept sizes of weights that are spread over processes those of the whole."""
         divided = [weight for weight in self.weights if weight.is_divided]
@@ -211,6 +225,16 @@ class Competition:
     def _mean_cost(self) -> float:
         """Mean cost of the blocks that compete: the transport's unit of cost."""
         return _mean(self._costs, self._num_free)
+
+    def _require_finite_values(self, values: Sequence[Tensor]) -> None:
+        """Refuse values that are not finite; where their range is known nothing is read."""
+        figures = {
+            weight.name: value
+            if weight.value_range is None or not value.numel()
+            else weight.value_range
+            for weight, value in zip(self.weights, values, strict=True)
+        }
+        require_finite(figures, self.process_group)
 
     def _values(self, weight: PlannedWeight) -> Tensor:
         values = weight.values()
@@ -240,16 +264,13 @@ class Competition:
         return budget, found
 
     def _known_ratios(self) -> tuple[float, float] | None:
-        """Least and greatest value per cost, where they were found when latents were kept aside.
-
-        ``None`` as well where they are not finite: the search says then which weight that is.
-        """
+        """Least and greatest value per cost, where they were found when latents were kept aside."""
         ranges = [weight.value_range for weight in self.weights if not weight.is_pattern]
         if self._block_elements != 1 or self.process_group is not None:
             return None
         least, greatest = math.inf, -math.inf
         for found, cost in zip(ranges, self._costs, strict=True):
-            if found is None or not bool(found.isfinite().all()):
+            if found is None:
                 return None
             low, high = found.tolist()
             least, greatest = min(least, low / cost), max(greatest, high / cost)

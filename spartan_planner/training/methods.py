@@ -102,6 +102,7 @@ class Magnitude(Method):
 
     def prune(self, competition: Competition, point: SchedulePoint) -> None:
         """Set to zero what was pruned before, then what is pruned now."""
+        competition.require_finite_weights()
         apply_kept(competition.weights)
         selection = competition.select(point.budget_share)
         for weight, value, hard in zip(
