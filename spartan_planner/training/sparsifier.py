@@ -10,14 +10,14 @@ import copy
 import math
 import warnings
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
 from spartan_planner.errors import TrainingError
 from spartan_planner.planned_parameters import planned_parameters
@@ -110,6 +110,7 @@ class Sparsifier:
         self.num_steps_done = 0
         self._is_frozen = False
         self._competition = Competition(plan, self.schedule, _planned_weights(plan, parameters))
+        _require_steppable(optimizer, self._weights)
         self._competition.require_finite_weights()
         self._versions: list[int] = []
         self._closure: SparseClosure | None = None
@@ -419,3 +420,13 @@ def _require_owned(parameters: Mapping[str, nn.Parameter], optimizer: Optimizer)
                 f"the optimizer does not own parameter {name!r}; build it from this model's "
                 "parameters"
             )
+
+
+def _require_steppable(optimizer: Optimizer, weights: Sequence[PlannedWeight]) -> None:
+    """Refuse what torch itself cannot step: L-BFGS makes one vector of all parameters."""
+    spread = next((weight.name for weight in weights if weight.sharding), None)
+    if isinstance(optimizer, LBFGS) and spread is not None:
+        raise TrainingError(
+            f"LBFGS cannot step weights that fully_shard spreads over processes, as it does layer "
+            f"{spread}; train under DDP, or with another optimizer"
+        )
