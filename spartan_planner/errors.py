@@ -13,6 +13,7 @@ __all__ = [
     "ExportError",
     "InfeasibleBudgetError",
     "ModelError",
+    "NotFiniteError",
     "PlanError",
     "ProfileError",
     "SpartanPlannerError",
@@ -49,6 +50,10 @@ class InfeasibleBudgetError(PlanError):
 
 class TrainingError(SpartanPlannerError):
     """Training cannot go on."""
+
+
+class NotFiniteError(TrainingError):
+    """Weights that are NaN or infinite, among which nothing can be selected."""
 
 
 class ExportError(SpartanPlannerError):

@@ -19,6 +19,7 @@ from spartan_planner.training import Sparsifier
 from spartan_planner.training.run_state import spread_state
 from spartan_planner.training.sharded_model import sharded_copy, spread_alike, take_whole
 from spartan_planner.training.sharding import whole_tensors
+from spartan_planner.training.stepping_watch import PATIENCE
 
 NUM_STEPS, BATCH_SIZE = 50, 12
 TWO_BUDGETS = {"flops": "45%", "params": "50%"}
@@ -93,10 +94,19 @@ class Run:
         rank, num_processes: the share.
     """
 
-    def __init__(self, case, wrap=lambda model: model, rank=0, num_processes=1):
+    def __init__(
+        self,
+        case,
+        wrap=lambda model: model,
+        rank=0,
+        num_processes=1,
+        kind=torch.optim.SGD,
+        **options,
+    ):
         self.bare = network()
         self.called = wrap(self.bare)
-        self.optimizer = torch.optim.SGD(self.bare.parameters(), lr=0.05, momentum=0.9)
+        options = options or {"momentum": 0.9}
+        self.optimizer = kind(self.bare.parameters(), lr=0.05, **options)
         self.sparsifier = Sparsifier(
             self.bare, plan_of(case), self.optimizer, NUM_STEPS, case.method
         )
@@ -104,11 +114,19 @@ class Run:
         self.losses, self.masks = [], []
 
     def step(self):
+        self.note(self.evaluate(), self.optimizer.step())
+
+    def step_with_closure(self):
+        self.note(self.optimizer.step(self.evaluate))
+
+    def evaluate(self):
         images, labels = batch(len(self.losses))
         self.optimizer.zero_grad()
         loss = cross_entropy(self.called(images[self.share]), labels[self.share])
         loss.backward()
-        self.optimizer.step()
+        return loss
+
+    def note(self, loss, _=None):
         self.losses.append(mean_over_processes(loss.detach()))
         self.masks.append(self.present_masks())
 
@@ -156,7 +174,7 @@ def work(rank, num_processes, folder):
     torch.set_num_threads(1)
     store = f"file://{folder}/store"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=num_processes)
-    jobs = (sharded_copies, train_both_ways, resume_under_fsdp, corrupt, straddle)
+    jobs = (sharded_copies, train_both_ways, resume_under_fsdp, corrupt, straddle, watch, closures)
     result = {job.__name__: job(rank) for job in jobs}
     (folder / f"{rank}.pickle").write_bytes(pickle.dumps(result))
     dist.destroy_process_group()
@@ -257,3 +275,43 @@ def sharded_copies(rank):
         [(outputs - other).abs().max().item() for other in (expected, taken(batch(0)[0]))],
         refusal(lambda: sharded_copy(network(), plan_of(balanced), device)),
     )
+
+
+def watch(rank):
+    """What is said under FSDP2 of another optimizer, of none, and whether the right one is let be.
+
+    Each on both processes at the same moment: neither is left waiting.
+    """
+    case = CASES["element spartan 40%"]
+    other = Run(case, sharded, rank, 2)
+    other.optimizer = torch.optim.Adam(other.bare.parameters())
+    none = Run(case, sharded, rank, 2)
+    none.optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))])
+    none.sparsifier._watch._num_backward = PATIENCE - 2
+    none.step()
+    right = Run(case, sharded, rank, 2)
+    right.sparsifier._watch._num_backward = PATIENCE - 2
+    for _ in range(3):
+        right.step()
+    return refusal(other.step), refusal(none.step), right.sparsifier.num_steps_done
+
+
+def closures(rank):
+    """Steps by closures under either way: losses as without, and L-BFGS where each holds all."""
+    case = CASES["tile:16x1 spartan 50%"]
+    plain, closed = (Run(case, sharded, rank, 2) for _ in range(2))
+    for _ in range(12):
+        plain.step()
+        closed.step_with_closure()
+    lbfgs = {
+        "ddp": refusal(lambda: by_lbfgs(case, nn.parallel.DistributedDataParallel, rank)),
+        "fsdp": refusal(lambda: by_lbfgs(case, sharded, rank)),
+    }
+    return plain.record(), closed.record(), lbfgs
+
+
+def by_lbfgs(case, wrap, rank):
+    run = Run(case, wrap, rank, 2, torch.optim.LBFGS, max_iter=2)
+    for _ in range(4):
+        run.step_with_closure()
+    return run

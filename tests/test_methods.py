@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from cost_models import Layout
 from spartan_planner.blocks import assign_blocks
-from spartan_planner.errors import TrainingError, TransportError, UnknownNameError
+from spartan_planner.errors import NotFiniteError, TrainingError, UnknownNameError
 from spartan_planner.export.kept_sizes import kept_sizes
 from spartan_planner.plan_model import plan as make_plan
 from spartan_planner.planning import Schedule
@@ -238,17 +238,39 @@ def test_every_method_has_a_schedule_for_either_start(method):
         assert default_schedule(method, is_trained).method == method
 
 
-@pytest.mark.parametrize("layout", ["element", "tile:24x5"])
-@pytest.mark.parametrize("method", ["spartan", "dual_averaging"])
-def test_a_weight_that_is_nan_is_named_and_put_back(method, layout):
+@pytest.mark.parametrize("bad", [torch.nan, -torch.inf])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_weight_that_is_not_finite_is_named_and_nothing_is_written(method, layout, bad):
     model = tiny_network()
-    optimizer = sgd(model)
-    sparsifier = Sparsifier(model, plan_in(model, layout), optimizer, NUM_STEPS, method)
-    weight = sparsifier._weights[0]
+    optimizer, stepped = sgd(model), {}
+    # Before the sparsifier's own hook.
+    optimizer.register_step_post_hook(
+        lambda *_: stepped.update({k: v.clone() for k, v in model.named_parameters()})
+    )
+    plan = plan_in(model, layout)
+    sparsifier = Sparsifier(model, plan, optimizer, NUM_STEPS, method)
+    weight = sparsifier._weights[-1]
     images, labels = batch()
     cross_entropy(model(images), labels).backward()
     with torch.no_grad():
-        weight.parameter.view(-1)[:2] = torch.tensor([-1.0, torch.nan])
-    with pytest.raises(TransportError, match=rf"{weight.name}.* NaN or infinite"):
+        weight.parameter.view(-1)[:2] = torch.tensor([-1.0, bad])
+    with pytest.raises(NotFiniteError, match=f"weights of layer {weight.name} are NaN or infinite"):
         optimizer.step()
-    assert weight.parameter.view(-1)[0] < 0
+    assert not stepped[weight.name].isfinite().all()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter, stepped[name], rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_training_neither_starts_nor_ends_with_weights_that_are_not_finite(method):
+    model = tiny_network()
+    plan, optimizer = tiny_plan(model), sgd(model)
+    sparsifier = Sparsifier(model, plan, optimizer, NUM_STEPS, method)
+    train(model, sparsifier, optimizer)
+    with torch.no_grad():
+        model.body.weight[0, 0, 0, 0] = torch.nan
+    with pytest.raises(NotFiniteError, match=r"layer body\.weight are NaN or infinite"):
+        sparsifier.finalize()
+    with pytest.raises(NotFiniteError, match=r"layer body\.weight are NaN or infinite"):
+        Sparsifier(model, plan, optimizer, NUM_STEPS, method)

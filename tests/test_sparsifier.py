@@ -268,14 +268,6 @@ def test_a_run_that_ends_early_is_cut_to_the_budget_with_a_warning():
     assert plan.predicted("flops", kept_sizes(model, plan)) <= plan.budget.asked
 
 
-def test_a_closure_is_refused():
-    model = tiny_network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    Sparsifier(model, tiny_plan(model), optimizer, 10)
-    with pytest.raises(TrainingError, match="closure would see dense weights"):
-        optimizer.step(lambda: torch.tensor(0.0))
-
-
 def test_a_second_sparsifier_on_one_optimizer_is_refused_until_the_first_is_done():
     model = tiny_network()
     plan = tiny_plan(model)

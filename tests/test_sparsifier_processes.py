@@ -98,3 +98,18 @@ def test_a_copy_is_cut_where_no_block_is(found):
         assert gathered == ["", "0", "1"]
         assert max(errors) < SAME_OUTPUT
         assert "inside a block of its layout tile:64x1@16" in refused
+
+
+def test_a_loop_that_steps_another_optimizer_or_none_is_told_under_fsdp(found):
+    for other, none, num_steps_done in (each["watch"] for each in found):
+        assert "another optimizer (Adam) than the sparsifier's is stepped" in other
+        assert "backward passes went by without a step of the optimizer" in none
+        assert num_steps_done == 3
+
+
+def test_closures_see_sharded_weights_as_backward_and_step_do(found):
+    for plain, closed, lbfgs in (each["closures"] for each in found):
+        assert closed[0] == plain[0]
+        require_same(closed, plain)
+        assert lbfgs["ddp"] == ""
+        assert "LBFGS cannot step weights that fully_shard spreads" in lbfgs["fsdp"]

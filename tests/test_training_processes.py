@@ -15,12 +15,13 @@ SAME = 1e-5
 """Two processes add gradients in another order; float32, some fifty steps."""
 
 
-def launch(context, folder, num_processes, *options):
+def launch(context, folder, num_processes, *options, environment=None):
     """Run the command in so many processes; return the code, output and errors of each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     common = {"WORLD_SIZE": str(num_processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    common |= environment or {}
     started, outputs = [], []
     for rank in range(num_processes):
         environment = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
@@ -119,6 +120,15 @@ def test_a_run_is_refused_by_all_processes(context, folder):
     done = launch(context, folder, 2, "--run-dir", "two")
     assert [code for code, _, _ in done] == [2, 2]
     assert all("holds a run" in message for _, _, message in done)
+
+
+def test_accelerates_fsdp_plugin_is_refused_with_what_to_do(context, folder):
+    """As ``accelerate launch --use_fsdp --fsdp_version 2`` tells its processes."""
+    plugin = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+    done = launch(context, folder, 2, "--run-dir", "plugin", environment=plugin)
+    assert [code for code, _, _ in done] == [2, 2]
+    assert all("launch plain processes" in message for _, _, message in done)
+    assert not (folder / "plugin").exists()
 
 
 def test_a_batch_that_cannot_be_split_is_refused(context, folder):

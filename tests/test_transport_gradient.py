@@ -142,7 +142,9 @@ def test_gradients_of_elements_are_turned_in_place(dtype, tolerance, with_tiles)
     ]
     given = [arrived[0].clone(), by_mask[1] if with_tiles else arrived[1].clone()]
     weights = [theta[0], None if with_tiles else theta[1]]
-    found = soft_topk_gradient(soft.masks, costs, beta, given, weights=weights)
+    back = [torch.empty_like(theta[0]), None]
+    found = soft_topk_gradient(soft.masks, costs, beta, given, weights=weights, put_back=back)
+    assert torch.equal(back[0], theta[0])
     assert found[0].data_ptr() == given[0].data_ptr()
     # Sums over other chunks round otherwise.
     close = {"rtol": tolerance, "atol": tolerance * float(expected[0].abs().max())}
@@ -162,3 +164,13 @@ def test_gradients_of_elements_are_turned_in_place(dtype, tolerance, with_tiles)
 def test_weights_that_do_not_belong_are_refused(gradient, weights, costs, message):
     with pytest.raises(TransportError, match=message):
         soft_topk_gradient([torch.rand(6)], costs, 1.0, [gradient], weights=weights)
+
+
+@pytest.mark.parametrize(
+    ("weight", "target"),
+    [(torch.ones(6), torch.ones(5)), (torch.ones(6), torch.ones(12)[::2]), (None, torch.ones(6))],
+)
+def test_where_weights_cannot_be_put_back_is_told(weight, target):
+    masks, gradients = [torch.full((6,), 0.5)], [torch.ones(6)]
+    with pytest.raises(TransportError, match="put back into a contiguous tensor of its size"):
+        soft_topk_gradient(masks, [1.0], 1.0, gradients, weights=[weight], put_back=[target])

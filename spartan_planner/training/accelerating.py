@@ -13,6 +13,7 @@ from accelerate.utils import (
     ProjectConfiguration,
     is_tensorboard_available,
     is_wandb_available,
+    parse_flag_from_env,
 )
 from torch import nn
 
@@ -38,6 +39,7 @@ def start_accelerator(settings: TrainingSettings, recording: Recording | None) -
             tracker's package is missing.
     """
     _require_trackers(recording)
+    _require_no_plugin()
     # Settings of an earlier run in this Python process would be in the way of this one's; the
     # processes' connection stays.
     AcceleratorState._reset_state()
@@ -85,6 +87,17 @@ def _require_trackers(recording: Recording | None) -> None:
                 f"tracker {name} needs a package that is missing; pip install "
                 "'spartan-planner[trackers]'"
             )
+
+
+def _require_no_plugin() -> None:
+    """Refuse Accelerate's FSDP plugin, of either version; on CPUs Accelerate would ignore it."""
+    if parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        raise TrainingError(
+            "Accelerate's FSDP plugin (--use_fsdp, or fsdp_config in its configuration) is not "
+            "supported, because it cuts weights without regard to a plan's blocks; launch plain "
+            "processes (--multi_gpu, --multi_cpu or torchrun) and give train --fsdp, which shards "
+            "by FSDP2"
+        )
 
 
 def _require_supported(settings: TrainingSettings, accelerator: Accelerator) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from spartan_planner.planning import Plan, Schedule
 from spartan_planner.training.block_budgets import BlockBudgets
 from spartan_planner.training.contributions import Contributions
+from spartan_planner.training.finiteness import require_finite, require_finite_weights
 from spartan_planner.training.patterns import (
     hard_pattern,
     pattern_budget,
@@ -24,6 +25,7 @@ from spartan_planner.training.schedules import SchedulePoint
 from spartan_planner.training.sharding import common_group
 from spartan_planner.training.sharpness import mean_surplus, sharpness
 from spartan_planner.transport import (
+    Cut,
     HardSelection,
     SelectionStatus,
     SoftSelection,
@@ -85,7 +87,7 @@ class Selection:
     Attributes:
         values: ``[blocks]`` of each weight; of blocks that compete, per element of a mean block.
         protected: which blocks of each weight are kept whatever the price; ``None`` for none.
-        hard: ``h`` of each weight, boolean.
+        hard: ``h`` of each weight, boolean, or where it is cut from the values of single elements.
         threshold: value per mean cost at the boundary of what is kept.
         budget: blended cost that the competing blocks may have.
         ratios: least and greatest value per cost of the competing blocks, where known.
@@ -93,7 +95,7 @@ class Selection:
 
     values: list[Tensor]
     protected: list[Tensor | None]
-    hard: list[Tensor]
+    hard: list[Tensor | Cut]
     threshold: float
     budget: float
     ratios: tuple[float, float] | None
@@ -123,21 +125,26 @@ class Competition:
         self._block_elements = num_elements / max(1, sum(self._num_blocks))
 
     def select(self, budget_share: float) -> Selection:
-        """Select hard by the latent weights, ``budget_share`` of the way back to dense."""
+        """Select hard by the latent weights, ``budget_share`` of the way back to dense.
+
+        Raises:
+            NotFiniteError: a weight is NaN or infinite.
+        """
         values = [self._values(weight) for weight in self.weights]
+        self._require_finite_values(values)
         protected = [w.protected(v) for w, v in zip(self.weights, values, strict=True)]
-        masks: Iterator[Tensor] = iter(())
+        masks: Iterator[Tensor | Cut] = iter(())
         budget, threshold, ratios = 0.0, math.inf, None
         if self._costs:
             free = self._free(values, protected)
             budget, found = self._within_budgets(free, budget_share)
-            threshold, masks = found.threshold * self._mean_cost, iter(found.masks)
+            threshold, masks = found.threshold * self._mean_cost, iter(found.masks or found.cuts)
             ratios = found.ratios if self.process_group is None else None
             self.state.price = threshold
         hard = [
             self._hard_pattern(weight, value, budget_share)
             if weight.is_pattern
-            else _whole(next(masks), mask, True)
+            else _whole_or_cut(next(masks), value, mask)
             for weight, value, mask in zip(self.weights, values, protected, strict=True)
         ]
         return Selection(values, protected, hard, threshold, budget, ratios)
@@ -163,7 +170,7 @@ class Competition:
                 weight.soft = _whole(next(masks), mask, 1.0)
 
     def turn_gradients(self) -> None:
-        """Turn the gradients G = dL/dw into ``dL/dtheta = G m + sign(theta) dL/dv`` (DESIGN 4.4).
+        """Set ``dL/dtheta = G m + sign(theta) dL/dv`` (DESIGN 4.4) and put theta back.
 
         Protected blocks have ``m = 1``, hence ``r = 0``: they may stay where they are once their
         part in the mean cost is taken out again.
@@ -171,6 +178,7 @@ class Competition:
         for weight in self.weights:
             if weight.is_pattern:
                 weight.set_gradient(self._pattern_gradient(weight, weight.mask_gradient()))
+                weight.put_latent()
         competing = [weight for weight in self.weights if not weight.is_pattern]
         if not competing:
             return
@@ -187,10 +195,27 @@ class Competition:
         softs = [weight.soft for weight in competing if weight.soft is not None]
         beta = self.state.beta * self._mean_cost / _mean(self._costs, self._num_blocks)
         beta /= self._block_elements
-        by_value = self._gradients(softs, beta, slopes, thetas)
-        for weight, gradient, turned in zip(competing, by_value, direct, strict=True):
+        # While latent weights are read for that they are put back as well.
+        targets = [
+            None if theta is None else weight.flat_target
+            for weight, theta in zip(competing, thetas, strict=True)
+        ]
+        by_value = self._gradients(softs, beta, slopes, thetas, targets)
+        for weight, gradient, turned, target in zip(
+            competing, by_value, direct, targets, strict=True
+        ):
             if turned is None:
                 weight.set_gradient(gradient)
+            if target is None or self.process_group is not None:
+                weight.put_latent()
+
+    def require_finite_weights(self) -> None:
+        """Refuse parameters that are NaN or infinite, before anything is made of them.
+
+        Raises:
+            NotFiniteError: some are; names the layers, on every process.
+        """
+        require_finite_weights(self.weights, self.process_group)
 
     def add_up_sizes(self) -> None:
         """Make the kept sizes of weights that are spread over processes those of the whole."""
@@ -211,6 +236,16 @@ class Competition:
     def _mean_cost(self) -> float:
         """Mean cost of the blocks that compete: the transport's unit of cost."""
         return _mean(self._costs, self._num_free)
+
+    def _require_finite_values(self, values: Sequence[Tensor]) -> None:
+        """Refuse values that are not finite; where their range is known nothing is read."""
+        figures = {
+            weight.name: value
+            if weight.value_range is None or not value.numel()
+            else weight.value_range
+            for weight, value in zip(self.weights, values, strict=True)
+        }
+        require_finite(figures, self.process_group)
 
     def _values(self, weight: PlannedWeight) -> Tensor:
         values = weight.values()
@@ -240,16 +275,13 @@ class Competition:
         return budget, found
 
     def _known_ratios(self) -> tuple[float, float] | None:
-        """Least and greatest value per cost, where they were found when latents were kept aside.
-
-        ``None`` as well where they are not finite: the search says then which weight that is.
-        """
+        """Least and greatest value per cost, where they were found when latents were kept aside."""
         ranges = [weight.value_range for weight in self.weights if not weight.is_pattern]
         if self._block_elements != 1 or self.process_group is not None:
             return None
         least, greatest = math.inf, -math.inf
         for found, cost in zip(ranges, self._costs, strict=True):
-            if found is None or not bool(found.isfinite().all()):
+            if found is None:
                 return None
             low, high = found.tolist()
             least, greatest = min(least, low / cost), max(greatest, high / cost)
@@ -297,7 +329,11 @@ class Competition:
 
     def _num_kept(self, hard: HardSelection) -> list[float]:
         """Competing blocks that each layer keeps; none of an n:m layer competes."""
-        counts = iter(self._parts.counts(hard.masks))
+        counts: Iterator[float] = (
+            iter([float(cut.num_kept) for cut in hard.cuts])
+            if hard.cuts
+            else iter(self._parts.counts(hard.masks))
+        )
         return [0.0 if weight.is_pattern else next(counts) for weight in self.weights]
 
     def _solve_hard(self, free: Sequence[Tensor], budget: float) -> HardSelection:
@@ -309,8 +345,17 @@ class Competition:
             ratios=self._known_ratios(),
             names=self._names,
             process_group=self._parts.process_group,
+            writes_masks=not self._is_cut(free),
         )
-        return replace(found, masks=self._parts.shared(found.masks, free))
+        return found if found.cuts else replace(found, masks=self._parts.shared(found.masks, free))
+
+    def _is_cut(self, free: Sequence[Tensor]) -> bool:
+        """Whether masks of single elements are never written: where torch reads them on a CPU."""
+        competing = (weight for weight in self.weights if not weight.is_pattern)
+        return self.process_group is None and all(
+            weight.value_range is not None and values.device.type == "cpu"
+            for weight, values in zip(competing, free, strict=True)
+        )
 
     def _gradients(
         self,
@@ -318,6 +363,7 @@ class Competition:
         beta: float,
         slopes: Sequence[Tensor],
         thetas: Sequence[Tensor | None],
+        targets: Sequence[Tensor | None],
     ) -> tuple[Tensor, ...]:
         found = soft_topk_gradient(
             self._parts.own(softs),
@@ -326,6 +372,7 @@ class Competition:
             self._parts.own(slopes),
             # Of weights that are spread over processes no gradient is turned in place.
             weights=None if self.process_group is not None else thetas,
+            put_back=None if self.process_group is not None else targets,
             process_group=self._parts.process_group,
         )
         return self._parts.shared(found, slopes)
@@ -372,10 +419,12 @@ class Competition:
             self.weights, selection.values, selection.hard, strict=True
         ):
             if weight.is_pattern:
-                state.pattern_spreads[weight.name] = self._pattern_surplus(weight, values, hard)
+                surplus = self._pattern_surplus(weight, values, weight.mask_of(hard))
+                state.pattern_spreads[weight.name] = surplus
                 continue
-            worth.append((values * hard).sum(dtype=torch.float64))
-            kept.append(hard)
+            mask = weight.mask_of(hard)
+            worth.append((values * mask).sum(dtype=torch.float64))
+            kept.append(mask)
         if self._costs:
             value = sum(self._parts.sums(worth))
             cost = sum(n * c for n, c in zip(self._parts.counts(kept), self._costs, strict=True))
@@ -415,6 +464,14 @@ def _mean(costs: Sequence[float], counts: Sequence[int]) -> float:
     """Mean cost of a block; 1 where there is none."""
     total = sum(cost * count for cost, count in zip(costs, counts, strict=True))
     return total / sum(counts) if sum(counts) else 1.0
+
+
+def _whole_or_cut(kept: Tensor | Cut, values: Tensor, protected: Tensor | None) -> Tensor | Cut:
+    """Return ``h`` of a weight; a cut stays one where all of its blocks competed."""
+    if protected is None:
+        return kept
+    masks = kept.mask(values[~protected]) if isinstance(kept, Cut) else kept
+    return _whole(masks, protected, True)
 
 
 def _whole(masks: Tensor, protected: Tensor | None, figure: float | bool) -> Tensor:

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
-from spartan_planner.errors import TrainingError, TransportError
+from spartan_planner.errors import NotFiniteError, TrainingError, TransportError
 from spartan_planner.planning import Plan
 from spartan_planner.progress import Advance, no_progress
 from spartan_planner.training.accelerating import given_back, start_accelerator
@@ -262,10 +262,12 @@ def _train_epoch(
 def _step(run: _Run, window: LossWindow, position: Position) -> None:
     try:
         run.step()
-    except TransportError as error:
+    except (TransportError, NotFiniteError) as error:
         window.end_step()
         # A loss that is not finite says more than the weights that came of it.
         window.settle(position.after_step(0))
+        if isinstance(error, NotFiniteError):
+            raise NotFiniteError(f"in step {position.step + 1} {error}") from error
         raise TrainingError(
             f"training broke down in step {position.step + 1}: {error}; lower the learning rate"
         ) from error

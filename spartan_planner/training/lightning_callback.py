@@ -3,10 +3,6 @@
 import math
 from typing import Any
 
-import torch
-from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
-
 from spartan_planner.errors import TrainingError
 from spartan_planner.planning import Plan
 from spartan_planner.torchvision_operators import prepare_torchvision
@@ -48,7 +44,6 @@ class SparsifierCallback(lightning.Callback):  # type: ignore[misc]
         self.optimizer_index = optimizer_index
         self.sparsifier: Sparsifier | None = None
         self._resumed: StateDict | None = None
-        self._closure_hook: RemovableHandle | None = None
 
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
@@ -65,8 +60,6 @@ class SparsifierCallback(lightning.Callback):  # type: ignore[misc]
                 "or max_epochs"
             )
         optimizer = trainer.optimizers[self.optimizer_index]
-        # Before the hooks of the sparsifier, which see a step without a closure.
-        self._closure_hook = optimizer.register_step_pre_hook(_run_closure_first)
         self.sparsifier = Sparsifier(
             planned_network(pl_module, self.submodule),
             self.plan,
@@ -94,8 +87,6 @@ class SparsifierCallback(lightning.Callback):  # type: ignore[misc]
     ) -> None:
         """Finalize: the model keeps its sparse weights, within the budget."""
         del trainer, pl_module
-        if self._closure_hook is not None:
-            self._closure_hook.remove()
         if self.sparsifier is not None:
             self.sparsifier.finalize()
 
@@ -107,19 +98,3 @@ class SparsifierCallback(lightning.Callback):  # type: ignore[misc]
         """Keep the state of a checkpoint until the optimizer exists."""
         if state_dict:
             self._resumed = StateDict(numbers=state_dict["numbers"], tensors=state_dict["tensors"])
-
-
-def _run_closure_first(
-    optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """Run the closure before the step instead of inside it, and step without one.
-
-    Lightning trains inside ``optimizer.step(closure)``: the closure runs the model and backward
-    and clips gradients.  It must see sparse weights, which inside the step are put away.
-    """
-    given = [item for item in (*args, *kwargs.values()) if callable(item) and item is not optimizer]
-    if not given:
-        return None
-    with torch.enable_grad():
-        given[0]()
-    return args[:1], {key: item for key, item in kwargs.items() if key != "closure"}

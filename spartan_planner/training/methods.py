@@ -24,6 +24,7 @@ from spartan_planner.planning import Schedule
 from spartan_planner.training.competition import Competition
 from spartan_planner.training.planned_weight import PlannedWeight
 from spartan_planner.training.schedules import SchedulePoint, schedule_point
+from spartan_planner.transport import Cut
 
 
 class Method(ABC):
@@ -63,8 +64,6 @@ class Spartan(Method):
     def turn_gradients(self, competition: Competition) -> None:
         """Set ``dL/dtheta = G m + sign(theta) dL/dv`` and put theta back."""
         competition.turn_gradients()
-        for weight in competition.weights:
-            weight.put_latent()
 
 
 class DualAveraging(Method):
@@ -102,13 +101,14 @@ class Magnitude(Method):
 
     def prune(self, competition: Competition, point: SchedulePoint) -> None:
         """Set to zero what was pruned before, then what is pruned now."""
+        competition.require_finite_weights()
         apply_kept(competition.weights)
         selection = competition.select(point.budget_share)
         for weight, value, hard in zip(
             competition.weights, selection.values, selection.hard, strict=True
         ):
             # Where the budget has room for blocks that are zero they still do not come back.
-            weight.hold(hard & (value > 0))
+            weight.hold(weight.mask_of(hard) & (value > 0))
         competition.add_up_sizes()
         apply_kept(competition.weights)
 
@@ -210,12 +210,15 @@ def _latents_kept(weights: list[PlannedWeight]) -> Iterator[None]:
         raise
 
 
-def _put_sparse(competition: Competition, hard: list[Tensor], point: SchedulePoint) -> None:
+def _put_sparse(competition: Competition, hard: list[Tensor | Cut], point: SchedulePoint) -> None:
     """Put ``theta m h`` into the parameters; in the frozen phase these are the weights now."""
-    for weight, mask in zip(competition.weights, hard, strict=True):
-        weight.put_sparse(mask)
+    for weight, kept in zip(competition.weights, hard, strict=True):
         if point.is_frozen:
+            mask = weight.mask_of(kept)
+            weight.put_sparse(mask)
             weight.hold(mask)
+        else:
+            weight.put_sparse(kept)
     competition.add_up_sizes()
 
 

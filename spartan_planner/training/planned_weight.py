@@ -23,6 +23,7 @@ from spartan_planner.training.sharding import (
     whole_tensors,
 )
 from spartan_planner.transport import (
+    Cut,
     count_true,
     masked_weight,
     solve_hard_topk,
@@ -199,12 +200,18 @@ class PlannedWeight:
         if self.latent is not None:
             self.local.copy_(self.latent)
 
-    def put_sparse(self, hard: Tensor) -> None:
+    def put_sparse(self, hard: Tensor | Cut) -> None:
         """Put ``theta * m * h`` into the parameter; theta is the latent weight.
 
         Args:
-            hard: ``h``, boolean, as ``soft``.
+            hard: ``h``, boolean, as ``soft``, or what is kept of the values in the parameter.
         """
+        if isinstance(hard, Cut):
+            soft = None if self.soft is None else self.soft.reshape(-1)
+            hard.apply(self.flat(self.local), self.flat(self.dense), soft)
+            self.kept_size = torch.tensor(hard.num_kept)
+            self.value_range = None
+            return
         soft = hard if self.soft is None else self.soft
         tiles = (self._per_tile(soft), self._per_tile(hard))
         source, target = (self.in_order(t) for t in (self.dense, self.local))
@@ -214,6 +221,16 @@ class PlannedWeight:
             target.copy_(masked_weight(source, *tiles, self.assignment.tile))
         self.kept_size = self._size(hard)
         self.value_range = None
+
+    def mask_of(self, hard: Tensor | Cut) -> Tensor:
+        """Return ``h`` as a mask, while the parameter still holds the values that were cut."""
+        return hard.mask(self.values()) if isinstance(hard, Cut) else hard
+
+    @property
+    def flat_target(self) -> Tensor | None:
+        """View the parameter as one row that takes the latent weight; ``None`` where it cannot."""
+        local = self.local
+        return self.flat(local) if self.in_order(local).is_contiguous() else None
 
     def mask_gradient(self) -> Tensor:
         """Return ``g_b = sum G theta`` for each block, zero where no gradient arrived."""

@@ -6,22 +6,30 @@ with respect to the latent ones, which are put back.  Between steps the model ho
 weights.
 """
 
+import copy
 import math
 import warnings
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
 from spartan_planner.errors import TrainingError
 from spartan_planner.planned_parameters import planned_parameters
 from spartan_planner.planning import Plan, Schedule
 from spartan_planner.training.agreement import require_agreement
 from spartan_planner.training.block_budgets import BlockBudgets
+from spartan_planner.training.closures import (
+    Arguments,
+    SparseClosure,
+    closure_in,
+    with_closure,
+)
 from spartan_planner.training.competition import Competition
 from spartan_planner.training.methods import (
     Fixed,
@@ -39,13 +47,19 @@ from spartan_planner.training.stepping_watch import SteppingWatch
 _SPARSIFIED: "weakref.WeakSet[Optimizer]" = weakref.WeakSet()
 """Optimizers that have a sparsifier: two would undo each other."""
 
+_LOST = (
+    "between two steps of the optimizer, which would be lost; load weights before the sparsifier "
+    "is made, or load its own state after them"
+)
+
 
 class Sparsifier:
     """Trains a model to a plan, from inside an unchanged training loop.
 
     What the loop sees between ``backward()`` and ``step()`` is G = dL/dw, the gradient with respect
     to the sparse weights: that is what it clips and logs.  Weight decay acts inside ``step()``, on
-    the latent weights.
+    the latent weights.  A closure (``step(closure)``, which L-BFGS needs) is run on sparse weights
+    each time the optimizer calls it.
 
     Processes that train one model together compare their masks when training passes into another
     phase of the schedule, and at the end: make a sparsifier in all of them.  Parameters that
@@ -66,6 +80,8 @@ class Sparsifier:
         PlanError: the plan belongs to another model.
         TrainingError: the optimizer does not own a planned parameter, there is no step, a fixed
             mask does not keep the budgets, or a shard ends inside a block.
+        NotFiniteError: a weight is NaN or infinite; at the start, at the end, and in every step
+            that selects.
         UnknownNameError: there is no such method.
     """
 
@@ -94,7 +110,11 @@ class Sparsifier:
         self.num_steps_done = 0
         self._is_frozen = False
         self._competition = Competition(plan, self.schedule, _planned_weights(plan, parameters))
+        _require_steppable(optimizer, self._weights)
+        self._competition.require_finite_weights()
         self._versions: list[int] = []
+        self._closure: SparseClosure | None = None
+        self._state_at_start = self._competition.state
         self._model = weakref.ref(model)
         self._process_group = process_group or _all_processes()
         if isinstance(self.method, Fixed):
@@ -103,8 +123,7 @@ class Sparsifier:
         self._optimizer = optimizer
         self._watch = SteppingWatch(optimizer, [w.parameter for w in self._weights])
         self._handles = [
-            optimizer.register_step_pre_hook(_refuse_closure),
-            optimizer.register_step_pre_hook(lambda *_: self._before_step()),
+            optimizer.register_step_pre_hook(self._on_step),
             optimizer.register_step_post_hook(lambda *_: self._after_step()),
         ]
 
@@ -223,6 +242,7 @@ class Sparsifier:
             )
             self._cut_to_budget()
         self._require_agreement()
+        self._competition.require_finite_weights()
 
     @torch.no_grad()
     def _cut_to_budget(self) -> None:
@@ -254,14 +274,53 @@ class Sparsifier:
             self.method.prune(self._competition, point)
         self._is_frozen = point.is_frozen or step == self.total_steps
 
+    def _on_step(
+        self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Arguments | None:
+        """Prepare a step; a closure is replaced by one that turns gradients when it is called."""
+        closure = closure_in((args, kwargs))
+        self._require_steps_left()
+        self._watch.remove()
+        if closure is None:
+            self._closure = None
+            self._before_step()
+            return None
+        self._closure = SparseClosure(closure, self._sparsify, self._before_step)
+        self._state_at_start = copy.deepcopy(self._competition.state)
+        return with_closure((args, kwargs), self._closure)
+
     @torch.no_grad()
-    def _before_step(self) -> None:
+    def _sparsify(self) -> None:
+        """Make the parameters sparse before a closure is run, wherever the optimizer moved them."""
+        if self._is_frozen:
+            apply_kept(self._weights)
+        elif self.num_steps_done and self._closure and self._closure.num_evaluations:
+            self._back_to_start()
+            self._prune(self.num_steps_done)
+            self._note_versions()
+        elif self.num_steps_done:
+            self._require_untouched(
+                f"by {type(self._optimizer).__name__} before it called its closure, which would "
+                "not see sparse weights; use an optimizer that calls the closure first"
+            )
+
+    def _back_to_start(self) -> None:
+        """Take back what selections within a step changed, so that each starts from the same."""
+        has_warned = self._competition.state.has_warned
+        self._competition.state = replace(
+            copy.deepcopy(self._state_at_start), has_warned=has_warned
+        )
+
+    def _require_steps_left(self) -> None:
         if self.num_steps_done == self.total_steps:
             raise TrainingError(
                 f"more than the announced {self.total_steps} steps were taken; call finalize() "
                 "after the last one or announce more"
             )
-        self._watch.remove()
+
+    @torch.no_grad()
+    def _before_step(self) -> None:
+        """Turn the gradients, and put the latent weights back."""
         if self._is_frozen:
             mask_gradients(self._weights)
         elif self.num_steps_done and self._weights:
@@ -270,6 +329,10 @@ class Sparsifier:
 
     @torch.no_grad()
     def _after_step(self) -> None:
+        if self._closure is not None:
+            self._closure.require_evaluated(self._optimizer)
+            self._back_to_start()
+            self._closure = None
         phase = self._phase
         self.num_steps_done += 1
         if self._is_frozen:
@@ -286,15 +349,15 @@ class Sparsifier:
     def _require_agreement(self) -> None:
         require_agreement(self._weights, self._competition.state, self._process_group)
 
-    def _require_untouched(self) -> None:
-        """Refuse to lose what somebody else wrote to the parameters between steps."""
+    def _require_untouched(self, what: str = _LOST) -> None:
+        """Refuse to lose what somebody else wrote to the parameters.
+
+        Args:
+            what: the end of the sentence that says so.
+        """
         for weight, version in zip(self._weights, self._versions, strict=True):
             if weight.local._version != version and not weight.is_untouched():
-                raise TrainingError(
-                    f"parameter {weight.name!r} was changed between two steps of the optimizer, "
-                    "which would be lost; load weights before the sparsifier is made, or load its "
-                    "own state after them"
-                )
+                raise TrainingError(f"parameter {weight.name!r} was changed {what}")
 
     @property
     def _phase(self) -> str:
@@ -359,11 +422,11 @@ def _require_owned(parameters: Mapping[str, nn.Parameter], optimizer: Optimizer)
             )
 
 
-def _refuse_closure(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """A closure would run the model inside the step, on dense weights."""
-    given = [item for item in (*args, *kwargs.values()) if item is not optimizer]
-    if any(item is not None for item in given):
+def _require_steppable(optimizer: Optimizer, weights: Sequence[PlannedWeight]) -> None:
+    """Refuse what torch itself cannot step: L-BFGS makes one vector of all parameters."""
+    spread = next((weight.name for weight in weights if weight.sharding), None)
+    if isinstance(optimizer, LBFGS) and spread is not None:
         raise TrainingError(
-            "optimizer.step(closure) is not supported: the closure would see dense weights; "
-            "call backward() first and step() without arguments"
+            f"LBFGS cannot step weights that fully_shard spreads over processes, as it does layer "
+            f"{spread}; train under DDP, or with another optimizer"
         )

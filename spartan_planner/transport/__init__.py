@@ -2,6 +2,7 @@
 
 from spartan_planner.transport.backend import use_triton
 from spartan_planner.transport.comparisons import count_true
+from spartan_planner.transport.cuts import Cut
 from spartan_planner.transport.densities import erk_densities, uniform_densities
 from spartan_planner.transport.gradient import soft_topk_gradient
 from spartan_planner.transport.hard import solve_hard_topk
@@ -26,6 +27,7 @@ from spartan_planner.transport.tile_products import expand_tiles, masked_weight,
 from spartan_planner.transport.tile_sums import mask_gradient, tile_values
 
 __all__ = [
+    "Cut",
     "HardSelection",
     "Price",
     "PriceSolution",

@@ -50,6 +50,7 @@ def soft_topk_gradient(
     mask_gradients: Sequence[Tensor],
     *,
     weights: Sequence[Tensor | None] | None = None,
+    put_back: Sequence[Tensor | None] | None = None,
     process_group: dist.ProcessGroup | None = None,
 ) -> tuple[Tensor, ...]:
     """Return dL/dv for the masks of :func:`solve_soft_topk`, given g = dL/dm.
@@ -62,6 +63,8 @@ def soft_topk_gradient(
         mask_gradients: g, of the shapes of the masks.
         weights: Where the blocks of a tensor are the elements of a weight, theta, of the shape of
             the mask: the gradient given is then G = dL/dw, and is turned into dL/dtheta in place.
+        put_back: Where a weight is copied to while it is read, contiguous and of its size; ``None``
+            for nowhere.
         process_group: When given, masks and gradients are this rank's shards.
 
     Returns:
@@ -90,7 +93,11 @@ def soft_topk_gradient(
     )
     flat = [gradient.detach().reshape(-1) for gradient in mask_gradients]
     outputs = [result.view(-1) for result in results]
+    targets = _flat_targets(theta, put_back)
     if _write_fused(outputs, problem, flat, theta, beta, process_group):
+        for weight, target in zip(theta, targets, strict=True):
+            if target is not None and weight is not None:
+                target.copy_(weight)
         return results
     costs_in_use = problem.normalised_costs
     pieces = list(zip(problem.segments, flat, theta, costs_in_use, strict=True))
@@ -99,12 +106,14 @@ def soft_topk_gradient(
         local += _weighted_sums(mask, gradient, weight, cost)
     numerator, denominator = sum_over_ranks(local, process_group).tolist()
     shared = numerator / denominator if denominator > 0.0 else 0.0
-    for output, (mask, gradient, weight, cost) in zip(outputs, pieces, strict=True):
+    for output, target, (mask, gradient, weight, cost) in zip(
+        outputs, targets, pieces, strict=True
+    ):
         if weight is None:
             _write_gradient(output, mask, gradient, cost, beta, shared)
         else:
             assert isinstance(cost, float)
-            _turn_gradient(output, mask, weight, cost, beta, shared)
+            _turn_gradient(output, mask, weight, cost, beta, shared, target)
     return results
 
 
@@ -128,6 +137,24 @@ def _flat_weights(
         if isinstance(cost, Tensor):
             raise TransportError("A tensor with a weight needs one cost, not one per element.")
     return [None if weight is None else weight.detach().reshape(-1) for weight in weights]
+
+
+def _flat_targets(
+    theta: Sequence[Tensor | None], put_back: Sequence[Tensor | None] | None
+) -> list[Tensor | None]:
+    """Return where weights are copied to, flat, refusing what cannot take them."""
+    if put_back is None:
+        return [None] * len(theta)
+    for weight, target in zip(theta, put_back, strict=True):
+        if target is None:
+            continue
+        if weight is None or target.numel() != weight.numel() or not target.is_contiguous():
+            raise TransportError(
+                f"A weight is put back into a contiguous tensor of its size; got one of shape "
+                f"{tuple(target.shape)} and strides {target.stride()} for "
+                f"{'none' if weight is None else weight.numel()} elements."
+            )
+    return [None if target is None else target.detach().view(-1) for target in put_back]
 
 
 def _write_fused(
@@ -271,15 +298,23 @@ def _write_gradient(
 
 
 def _turn_gradient(
-    gradient: Tensor, mask: Tensor, weight: Tensor, cost: float, beta: float, shared: float
+    gradient: Tensor,
+    mask: Tensor,
+    weight: Tensor,
+    cost: float,
+    beta: float,
+    shared: float,
+    target: Tensor | None,
 ) -> None:
-    """Turn G into G m + sign(theta) beta r (G theta - c shared) / c, in place."""
+    """Turn G into G m + sign(theta) beta r (G theta - c shared) / c, in place; copy theta."""
     arithmetic, size = _arithmetic(mask), _chunk_size(mask.device)
     scratch = torch.empty(3, min(size, mask.numel()), dtype=arithmetic, device=mask.device)
     base = torch.tensor(-cost * shared, dtype=arithmetic, device=mask.device)
     for start, stop in chunk_bounds(mask.numel(), size):
         spread, excess, sign = scratch[:, : stop - start].unbind()
         part, theta = mask[start:stop].to(arithmetic), weight[start:stop].to(arithmetic)
+        if target is not None:
+            target[start:stop].copy_(weight[start:stop])
         own = gradient[start:stop]
         wide = own.to(arithmetic)
         torch.addcmul(part, part, part, value=-1.0, out=spread)

@@ -6,6 +6,7 @@ the ranks that share a tensor, then of the elements), the same on every device a
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -16,6 +17,7 @@ from spartan_planner.transport.backend import find_hard_boundary, write_selectio
 from spartan_planner.transport.boundary import Boundary
 from spartan_planner.transport.collective import counts_by_rank, own_rank
 from spartan_planner.transport.comparisons import position_after
+from spartan_planner.transport.cuts import Cut
 from spartan_planner.transport.element_costs import select_by_element
 from spartan_planner.transport.float_order import least_value_at_ratio, value_of
 from spartan_planner.transport.location import locate_boundary
@@ -35,6 +37,7 @@ def solve_hard_topk(
     ratios: tuple[float, float] | None = None,
     names: Sequence[str] | None = None,
     process_group: dist.ProcessGroup | None = None,
+    writes_masks: bool = True,
 ) -> HardSelection:
     """Keep the longest prefix of the blocks, ordered by value per cost, within the budget.
 
@@ -56,11 +59,15 @@ def solve_hard_topk(
         names: Names of the tensors for error messages.
         process_group: When given, the values are this rank's shards: a tensor is understood as
             the shards of all ranks one after the other, and the masks are those of the shards.
+        writes_masks: Whether masks are written; otherwise there are none, but ``cuts``.  One rank
+            and one cost per tensor only.
 
     Raises:
         TransportError: For values, costs or a budget that this is not defined for.
     """
     problem = build_problem(values, costs, budget, names, process_group)
+    if not writes_masks:
+        return _select(None, problem, expected, ratios)
     masks = tuple(
         torch.empty(value.shape, dtype=torch.bool, device=value.device) for value in values
     )
@@ -74,12 +81,26 @@ def select_into(
     ratios: tuple[float, float] | None = None,
 ) -> HardSelection:
     """Select on a checked problem and write to contiguous boolean masks."""
+    return _select(masks, problem, expected, ratios)
+
+
+def _select(
+    masks: tuple[Tensor, ...] | None,
+    problem: Problem,
+    expected: tuple[float, float] | None,
+    ratios: tuple[float, float] | None,
+) -> HardSelection:
+    """Select on a checked problem; find cuts where there are no masks to write to."""
     costs = [cost for cost in problem.costs if not isinstance(cost, Tensor)]
     has_element_costs = problem.has_element_costs
     if has_element_costs and problem.process_group is not None:
         raise TransportError(
             "Hard selection across ranks takes one cost per tensor, and a cost per element was "
             "given; select on one rank, or give numbers."
+        )
+    if masks is None and (has_element_costs or problem.process_group is not None):
+        raise TransportError(
+            "Cuts are found on one rank, with one cost per tensor; ask for masks instead."
         )
     if not has_element_costs and 0.0 < problem.budget < problem.total:
         boundary = find_hard_boundary(problem)
@@ -92,17 +113,17 @@ def select_into(
         extremes = checked_extremes(problem, problem.costs, packed) if found else (0.0, 0.0)
     if problem.budget >= problem.total:
         # A budget of everything is the total itself: what rounding added has been taken off.
-        return _uniform(masks, True, -math.inf, problem.total, problem.num_blocks)
+        return _uniform(masks, True, -math.inf, problem.total, problem)
     if problem.budget <= 0.0:
-        return _uniform(masks, False, math.inf, 0.0, 0)
-    if has_element_costs:
+        return _uniform(masks, False, math.inf, 0.0, problem)
+    if has_element_costs and masks is not None:
         return select_by_element(masks, problem, extremes)
     boundary = locate_boundary(problem, costs, extremes, packed, expected)
     return _selection(masks, problem, boundary, costs, packed, extremes)
 
 
 def _selection(
-    masks: tuple[Tensor, ...],
+    masks: tuple[Tensor, ...] | None,
     problem: Problem,
     boundary: Boundary,
     costs: Sequence[float],
@@ -111,27 +132,45 @@ def _selection(
 ) -> HardSelection:
     """Write the masks that a boundary stands for."""
     kept_ties = admitted_ties(boundary, costs, problem.budget)
-    _write(masks, problem, boundary, _own_share(problem, costs, boundary, kept_ties), packed)
+    if masks is not None:
+        _write(masks, problem, boundary, _own_share(problem, costs, boundary, kept_ties), packed)
     kept = [above + ties for above, ties in zip(boundary.above, kept_ties, strict=True)]
     return HardSelection(
-        masks,
+        masks or (),
         value_of(boundary.key),
         exact_cost(kept, costs),
         sum(kept),
         SelectionStatus.EXACT_PREFIX,
         left_of_budget(exact_cost(kept, costs), problem.budget),
         extremes,
+        _cuts(problem, boundary, kept_ties) if masks is None else (),
     )
 
 
+def _cuts(problem: Problem, boundary: Boundary, kept_ties: Sequence[int]) -> tuple[Cut, ...]:
+    """Return what a boundary stands for in each tensor."""
+    found = []
+    for segment, cost, above, ties in zip(
+        problem.segments, problem.costs, boundary.above, kept_ties, strict=True
+    ):
+        assert not isinstance(cost, Tensor)
+        low, high = _tie_bounds(boundary, cost, segment.dtype)
+        position = position_after(segment, low, high, ties) if ties and low < high else 0
+        found.append(Cut(low, high, position, above + ties))
+    return tuple(found)
+
+
 def _uniform(
-    masks: tuple[Tensor, ...], keep: bool, threshold: float, cost: float, num_kept: int
+    masks: tuple[Tensor, ...] | None, keep: bool, threshold: float, cost: float, problem: Problem
 ) -> HardSelection:
     """Return the selection of everything or nothing."""
-    for mask in masks:
+    for mask in masks or ():
         mask.fill_(keep)
     status = SelectionStatus.EVERYTHING_KEPT if keep else SelectionStatus.NOTHING_KEPT
-    return HardSelection(masks, threshold, cost, num_kept, status, 0.0)
+    num_kept = problem.num_blocks if keep else 0
+    cuts = tuple(Cut(threshold, threshold, 0, s.numel() * keep) for s in problem.segments)
+    found = HardSelection(masks or (), threshold, cost, num_kept, status, 0.0)
+    return found if masks is not None else replace(found, cuts=cuts)
 
 
 def admitted_ties(boundary: Boundary, costs: Sequence[float], budget: float) -> tuple[int, ...]:

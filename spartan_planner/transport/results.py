@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from spartan_planner.transport.cuts import Cut
 
 
 class SelectionStatus(Enum):
@@ -79,6 +83,7 @@ class HardSelection:
     are those of what is kept, over all ranks of the process group; ``relative_budget_error`` is
     ``(budget - cost) / budget``, what is left over, never below 0.  ``ratios`` are the least and
     the greatest z, which save :func:`solve_soft_topk` a read; ``None`` where no read found them.
+    ``cuts`` say what is kept of each tensor where no masks were asked for.
     """
 
     masks: tuple[Tensor, ...]
@@ -88,6 +93,7 @@ class HardSelection:
     status: SelectionStatus
     relative_budget_error: float
     ratios: tuple[float, float] | None = None
+    cuts: "tuple[Cut, ...]" = ()
 
 
 def left_of_budget(cost: float, budget: float) -> float:
