@@ -63,12 +63,15 @@ ALLOWED_EXCESS = 0.05
 LEAST_RESPONSE = 1e-3
 """Of outputs to another input, relative to the largest: below it, equal outputs say little."""
 
+SETTLING_BATCH = 4
+
 INDEX_BYTES = 8
 
 
 def compare_forms(model: nn.Module, inputs: Sequence[Tensor], folder: Path) -> dict[str, Any]:
     """Prune a model in one shot, write it masked and lowered, and compare the files."""
     open_closed_branches(model)
+    settle_normalisations(model, inputs)
     made, why_not = affordable_plan(model, inputs)
     if made is None:
         return {"num_lowered": 0, "note": why_not}
@@ -104,6 +107,27 @@ def open_closed_branches(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d) and module.affine and not module.weight.any():
             module.weight.fill_(1.0)
+
+
+@torch.no_grad()
+def settle_normalisations(model: nn.Module, inputs: Sequence[Tensor]) -> None:
+    """Let batch normalisations see one random batch.
+
+    With the statistics that they are made with, signals die out in deep untrained models: their
+    outputs hardly respond to their inputs, and comparing those would say nothing.
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    if not norms:
+        return
+    momenta = [module.momentum for module in norms]
+    for module in norms:
+        module.train()
+        module.momentum = 1.0
+    generator = torch.Generator().manual_seed(0)
+    model(*(torch.randn(SETTLING_BATCH, *x.shape[1:], generator=generator) for x in inputs))
+    for module, momentum in zip(norms, momenta, strict=True):
+        module.eval()
+        module.momentum = momentum
 
 
 def affordable_plan(model: nn.Module, inputs: Sequence[Tensor]) -> tuple[Plan | None, str]:
