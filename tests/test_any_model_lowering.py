@@ -107,6 +107,31 @@ CASES = {
         {"w": "groups of 128"},
         ("Transpose", "Gather", "Conv", "Transpose"),
     ),
+    "product on a grid, such as a Swin transformer's": Case(
+        [
+            node("MatMul", ["x", "w1"], ["m1"]),
+            node("Add", ["m1", "b1"], ["a1"]),
+            node("Gelu", ["a1"], ["g"]),
+            node("Mul", ["g", "scale"], ["h"]),
+            node("MatMul", ["h", "w2"], ["y"]),
+        ],
+        {
+            "w1": masked(1000, 512, group=128).T,
+            "b1": ramp(1000),
+            "scale": ramp(1000),
+            "w2": masked(1024, 1000, seed=1).T,
+        },
+        (2, 14, 7, 512),
+        {"w1": "groups of 128", "w2": "groups of 64"},
+        ("Transpose", "Gather", "Conv", "Slice", "Gelu", "Mul", "Gather", "Conv", "Transpose"),
+    ),
+    "product on few places of a volume": Case(
+        [node("MatMul", ["x", "w"], ["m"]), node("Add", ["m", "b"], ["y"])],
+        {"w": masked(4096, 2048, group=1024, density=0.05).T, "b": ramp(4096)},
+        (1, 2, 1, 2, 2048),
+        {"w": "groups of 256"},
+        ("Gather", "MatMul", "Reshape", "Add"),
+    ),
     "gemm of one row": Case(
         [node("Gemm", ["x", "w", "b"], ["y"], transB=1)],
         {"w": masked(4096, 2048, group=1024, density=0.05), "b": ramp(4096)},
@@ -138,6 +163,13 @@ CASES = {
         (1, 256, 8, 8),
         {"w": "groups of 64"},
         ("Gather", "Conv"),
+    ),
+    "convolutions with nothing between them": Case(
+        [conv_node("w1", "x", "h"), conv_node("w2", "h", "y")],
+        {"w1": masked(256, 256, 3, 3), "w2": masked(1024, 256, 1, 1, density=0.2, seed=1)},
+        (1, 256, 12, 12),
+        {"w1": "groups of 64", "w2": "groups of 64"},
+        ("Gather", "Conv", "Gather", "Conv"),
     ),
     "inputs that nobody reads": Case(
         [conv_node(pads=[1, 1, 1, 1])],
