@@ -103,10 +103,19 @@ def compare_forms(model: nn.Module, inputs: Sequence[Tensor], folder: Path) -> d
 
 @torch.no_grad()
 def open_closed_branches(model: nn.Module) -> None:
-    """Scale by one where an untrained model scales by zero: folded, such a layer would be empty."""
+    """Give weights that are made as zeros, in closed branches and heads, others than zero.
+
+    A layer of zeros would be empty when lowered, and a head of zeros makes all outputs equal.
+    """
+    generator = torch.Generator().manual_seed(0)
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d) and module.affine and not module.weight.any():
-            module.weight.fill_(1.0)
+        weight = getattr(module, "weight", None)
+        if not isinstance(weight, Tensor) or weight.any():
+            continue
+        if isinstance(module, nn.BatchNorm2d):
+            weight.fill_(1.0)
+        elif isinstance(module, nn.Linear | nn.Conv2d):
+            weight.normal_(0, weight[0].numel() ** -0.5, generator=generator)
 
 
 @torch.no_grad()
