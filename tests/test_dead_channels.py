@@ -142,6 +142,24 @@ CASES = {
         {"w1": (15, 8, 1, 1), "w2": (5, 15, 1, 1)},
         ("Conv", "Gather", "Conv"),
     ),
+    "two channel shuffles": Case(
+        [
+            conv_node("w1", "x", "h"),
+            *SHUFFLE,
+            node("Reshape", ["s3", "apart2"], ["t1"]),
+            node("Transpose", ["t1"], ["t2"], perm=[0, 2, 1, 3, 4]),
+            node("Reshape", ["t2", "back"], ["t3"]),
+            conv_node("w2", "t3", "y"),
+        ],
+        {
+            "w1": FIRST,
+            "w2": weight(5, 32, 1, 1, seed=1),
+            **SHUFFLE_SHAPES,
+            "apart2": ints(-1, 2, 16, SIDE, SIDE),
+        },
+        {"w1": (16, 8, 1, 1), "w2": (5, 16, 1, 1)},
+        ("Conv", "Gather", "Gather", "Conv"),
+    ),
     "channel shuffle with nothing to remove stays": Case(
         [conv_node("w1", "x", "h"), *SHUFFLE, conv_node("w2", "s3", "y")],
         {"w1": SECOND, "w2": weight(5, 32, 1, 1, seed=1), **SHUFFLE_SHAPES},
@@ -395,7 +413,9 @@ class RandomGraph:
 
     def add_pooling(self, source: str) -> None:
         op = str(self.random.choice(["MaxPool", "AveragePool"]))
-        self.write(op, [source], self.widths[source], kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+        border = {"count_include_pad": int(self.random.integers(2))} if op == "AveragePool" else {}
+        window = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
+        self.write(op, [source], self.widths[source], **window, **border)
 
     def add_addition(self, source: str) -> None:
         width = self.widths[source]

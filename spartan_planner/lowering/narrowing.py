@@ -1,5 +1,7 @@
 """Channels taken out of a region's layers and of all that stands between them, in place."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
@@ -31,8 +33,12 @@ def narrow_region(
         if num_gone:
             gone[layer.name] = gone.get(layer.name, 0) + num_gone
     changed = _narrow_values(region, alive, shapes)
-    for carrier in region.carriers:
-        _narrow_carrier(graph, carrier, region, alive)
+    # A carrier that is replaced writes another value: what the next one reads is looked up before.
+    sources = [_source_alive(carrier, region, alive) for carrier in region.carriers]
+    for carrier, source in zip(region.carriers, sources, strict=True):
+        channels = [region.activations[outlet.value].channels for outlet in carrier.outlets]
+        if not all(alive[item].all() for item in channels):
+            _narrow_carrier(graph, carrier, [alive[item] for item in channels], source)
     return gone, changed
 
 
@@ -57,13 +63,11 @@ def _narrow_values(region: Region, alive: Alive, shapes: Shapes) -> NarrowShapes
     return changed
 
 
-def _narrow_carrier(graph: ir.Graph, carrier: Carrier, region: Region, alive: Alive) -> None:
+def _narrow_carrier(
+    graph: ir.Graph, carrier: Carrier, outlets: Sequence[Alive], source: Alive | None
+) -> None:
     """Leave out a carrier's figures of channels that are gone, and state its sizes anew."""
-    node = carrier.node
-    channels = [region.activations[outlet.value].channels for outlet in carrier.outlets]
-    if all(alive[item].all() for item in channels):
-        return
-    kept = np.flatnonzero(alive[channels[0]])
+    node, kept = carrier.node, np.flatnonzero(outlets[0])
     for index, axis in carrier.parameters:
         array = constant_array(node.inputs[index])
         assert array is not None
@@ -71,9 +75,10 @@ def _narrow_carrier(graph: ir.Graph, carrier: Carrier, region: Region, alive: Al
     if node.op_type == "Conv":
         node.attributes["group"] = ir.AttrInt64("group", len(kept))
     elif node.op_type == "Split":
-        _state_sizes(graph, node, [int(alive[item].sum()) for item in channels])
+        _state_sizes(graph, node, [int(alive.sum()) for alive in outlets])
     elif carrier.is_shuffle:
-        _gather_instead(graph, carrier, kept, _source_alive(carrier, region, alive))
+        assert source is not None
+        _gather_instead(graph, carrier, kept, source)
     elif node.op_type == "Reshape":
         _state_width(graph, carrier, len(kept))
 
@@ -104,11 +109,11 @@ def _state_width(graph: ir.Graph, carrier: Carrier, width: int) -> None:
         _replace(graph, node, 1, changed)
 
 
-def _source_alive(carrier: Carrier, region: Region, alive: Alive) -> Alive:
+def _source_alive(carrier: Carrier, region: Region, alive: Alive) -> Alive | None:
+    """Which channels of a carrier's first source are kept; ``None`` if no layer wrote that."""
     source = carrier.node.inputs[carrier.sources[0]]
-    assert source is not None
-    found: Alive = alive[region.activations[source].channels]
-    return found
+    activation = region.activations.get(source) if source is not None else None
+    return alive[activation.channels] if activation is not None else None
 
 
 def _gather_instead(graph: ir.Graph, carrier: Carrier, kept: Indices, source: Alive) -> None:
