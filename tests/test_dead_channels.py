@@ -47,7 +47,7 @@ class Case:
 
 FIRST, SECOND = weight(32, 8, 1, 1, outputs=HALF), weight(32, 8, 1, 1, seed=1)
 SHUFFLE = [
-    node("Reshape", ["h", "apart"], ["s1"]),
+    node("Reshape", ["h", "apart"], ["s1"], allowzero=1),
     node("Transpose", ["s1"], ["s2"], perm=[0, 2, 1, 3, 4]),
     node("Reshape", ["s2", "back"], ["s3"]),
 ]
@@ -184,7 +184,7 @@ CASES = {
     "reshape to a stated width": Case(
         [
             conv_node("w1", "x", "h1", "b1"),
-            node("Reshape", ["h1", "flat"], ["h2"]),
+            node("Reshape", ["h1", "flat"], ["h2"], allowzero=1),
             node("MatMul", ["h2", "w2"], ["y"]),
         ],
         {
@@ -231,7 +231,11 @@ CASES = {
             "var": ramp(32) + 2,
             "w2": weight(5, 32, 3, 3, seed=2),
         },
-        {"w1": (16, 8, 1, 1), "s": (16,), "var": (16,), "w2": (5, 16, 3, 3)},
+        {
+            "w1": (16, 8, 1, 1),
+            "w2": (5, 16, 3, 3),
+            **dict.fromkeys(("s", "b", "mean", "var"), (16,)),
+        },
     ),
     "depthwise filters of zeros, padded behind": Case(
         [
@@ -247,7 +251,7 @@ CASES = {
             "w2": weight(5, 32, 3, 3, seed=2),
         },
         # One constant channel stays, for the border.
-        {"w1": (17, 8, 1, 1), "d": (17, 1, 3, 3), "w2": (5, 17, 3, 3)},
+        {"w1": (17, 8, 1, 1), "d": (17, 1, 3, 3), "db": (17,), "w2": (5, 17, 3, 3)},
     ),
     "addition of two constants; one alone is none": Case(
         [

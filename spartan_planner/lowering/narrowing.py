@@ -11,7 +11,7 @@ from spartan_planner.lowering.kept_channels import Alive, narrowed
 from spartan_planner.lowering.routes import Carrier
 from spartan_planner.lowering.structure import Indices
 from spartan_planner.lowering.weight_nodes import Shapes
-from spartan_planner.lowering.writing_weights import set_weight
+from spartan_planner.lowering.writing_weights import set_weight, take_name
 
 NarrowShapes = dict[str, tuple[int, ...]]
 
@@ -84,8 +84,11 @@ def _narrow_carrier(
 
 
 def _replace(graph: ir.Graph, node: ir.Node, index: int, array: np.ndarray) -> None:
+    before = node.inputs[index]
     name = f"{node.outputs[0].name}.alive{index}"
-    node.replace_input_with(index, add_constant(graph, np.ascontiguousarray(array), name))
+    value = add_constant(graph, np.ascontiguousarray(array), name)
+    node.replace_input_with(index, value)
+    take_name(graph, before, value)
 
 
 def _state_sizes(graph: ir.Graph, node: ir.Node, sizes: list[int]) -> None:

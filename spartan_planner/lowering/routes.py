@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from spartan_planner.lowering.constants import constant_array
+from spartan_planner.lowering.constants import constant_array, states_empty_sizes
 from spartan_planner.lowering.structure import Indices
 from spartan_planner.lowering.weight_nodes import Shapes
 
@@ -139,9 +139,8 @@ def _is_open(node: ir.Node) -> bool:
     """Whether the shape that a node is to give is known and can be changed."""
     if node.op_type != "Reshape":
         return True
-    return constant_array(node.inputs[1]) is not None and not node.attributes.get_int(
-        "allowzero", 0
-    )
+    target = constant_array(node.inputs[1])
+    return target is not None and not states_empty_sizes(node, target)
 
 
 def _can_narrow(node: ir.Node, place: Place, axis: int | None = None) -> bool:

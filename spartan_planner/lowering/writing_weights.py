@@ -14,7 +14,7 @@ def set_weight(graph: ir.Graph, layer: WeightNode, weight: Array, bias: Array | 
     before = node.inputs[1]
     value = add_constant(graph, np.ascontiguousarray(oriented), f"{layer.name}.alive")
     node.replace_input_with(1, value)
-    _take_name(graph, before, value)
+    take_name(graph, before, value)
     if node.op_type == "Gemm":
         for name, figure in (("alpha", 1.0), ("beta", 1.0)):
             node.attributes[name] = ir.AttrFloat32(name, figure)
@@ -33,7 +33,7 @@ def set_weight(graph: ir.Graph, layer: WeightNode, weight: Array, bias: Array | 
         node.replace_input_with(2, added)
 
 
-def _take_name(graph: ir.Graph, before: ir.Value | None, value: ir.Value) -> None:
+def take_name(graph: ir.Graph, before: ir.Value | None, value: ir.Value) -> None:
     """Call a constant as the one that it replaces, where nobody else reads that."""
     if before is None or not is_constant(before) or before.uses() or before.is_graph_output():
         return
