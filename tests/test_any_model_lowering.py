@@ -126,6 +126,25 @@ CASES = {
         {"w": "groups of 256"},
         ("Gather", "MatMul", "Reshape", "Add"),
     ),
+    "weight stored inputs first, rows behind a reshape, as in GPT-2": Case(
+        [
+            node("Reshape", ["x", "rows"], ["r"], allowzero=1),
+            node("Gemm", ["r", "w", "b"], ["g"]),
+            node("Reshape", ["g", "back"], ["y"], allowzero=1),
+        ],
+        {
+            "rows": np.array([-1, 512]),
+            "back": np.array([2, 64, 1024]),
+            "w": masked(1024, 512, group=128).T,
+            "b": ramp(1024),
+        },
+        (2, 64, 512),
+        {"w": "groups of 128"},
+        (
+            *("Reshape", "Unsqueeze", "Transpose", "Gather", "Conv", "Transpose", "Squeeze"),
+            "Reshape",
+        ),
+    ),
     "gemm of one row": Case(
         [node("Gemm", ["x", "w", "b"], ["y"], transB=1)],
         {"w": masked(4096, 2048, group=1024, density=0.05), "b": ramp(4096)},
