@@ -29,6 +29,10 @@ MIN_TURNED_ROWS = 8
 """From so many rows of activations on, in one sample, a lowered linear layer turns them
 features-major; fewer are multiplied as they are, and the bias is added afterwards."""
 
+LOWERED_LINEAR_RANKS = (2, 3, 4, 5)
+"""Dimensions of activations that a lowered linear layer can read: turned features-major they are
+those of a convolution over one to three dimensions."""
+
 _BYTES_PER_INDEX = 8
 _BYTES: dict[str, int] = {
     "float64": 8,
@@ -137,7 +141,7 @@ def layer_work(shape: LayerShape) -> LayerWork:
 def is_lowerable(shape: LayerShape) -> bool:
     """Whether lowering has a form for this layer that skips zero blocks."""
     if shape.op == "linear":
-        return len(shape.input_shape) in (2, 3)
+        return len(shape.input_shape) in LOWERED_LINEAR_RANKS
     return shape.op in ("conv1d", "conv2d", "conv3d") and shape.groups == 1
 
 
@@ -183,7 +187,19 @@ def lowered_work(shape: LayerShape, layout: Layout, share: float) -> LayerWork:
 
 def is_turned(shape: LayerShape) -> bool:
     """Whether the lowered form transposes the activations of a layer, and back."""
-    return shape.op == "linear" and max(shape.input_shape[:-1]) >= MIN_TURNED_ROWS
+    return shape.op == "linear" and has_many_rows(shape.input_shape)
+
+
+def has_many_rows(input_shape: tuple[int, ...]) -> bool:
+    """Whether there are so many rows in one sample that turning them features-major pays.
+
+    Args:
+        input_shape: of a linear layer, features last.  Of three dimensions or fewer rows stand in
+            the longest, of more in all but the first.
+    """
+    is_grid = len(input_shape) > 3
+    rows = math.prod(input_shape[1:-1]) if is_grid else max(input_shape[:-1])
+    return rows >= MIN_TURNED_ROWS
 
 
 def _num_outputs(shape: LayerShape) -> int:

@@ -4,22 +4,16 @@ import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
-import onnx
 import onnx_ir as ir
-import onnxruntime
 import pytest
 from builders import conv_node, onnx_model, profile_of, timing_of
+from lowering_checks import lowered, require_equal, shapes_of
 from onnx import helper
-from onnx.reference import ReferenceEvaluator
 
-from spartan_planner.lowering.any_model import lower_model
 from spartan_planner.lowering.choice import choose
 from spartan_planner.lowering.forms import DENSE, candidates
 from spartan_planner.lowering.measuring import Stopwatch
 from spartan_planner.lowering.weight_nodes import find_weight_nodes
-
-FLOAT32_ROUNDING = 2e-4
-"""Absolute, for sums of a few hundred float32 products of figures near 1 through three layers."""
 
 node = helper.make_node
 
@@ -107,6 +101,50 @@ CASES = {
         {"w": "groups of 128"},
         ("Transpose", "Gather", "Conv", "Transpose"),
     ),
+    "product on a grid, such as a Swin transformer's": Case(
+        [
+            node("MatMul", ["x", "w1"], ["m1"]),
+            node("Add", ["m1", "b1"], ["a1"]),
+            node("Gelu", ["a1"], ["g"]),
+            node("Mul", ["g", "scale"], ["h"]),
+            node("MatMul", ["h", "w2"], ["y"]),
+        ],
+        {
+            "w1": masked(1000, 512, group=128).T,
+            "b1": ramp(1000),
+            "scale": ramp(1000),
+            "w2": masked(1024, 1000, seed=1).T,
+        },
+        (2, 14, 7, 512),
+        {"w1": "groups of 128", "w2": "groups of 64"},
+        ("Transpose", "Gather", "Conv", "Slice", "Gelu", "Mul", "Gather", "Conv", "Transpose"),
+    ),
+    "product on few places of a volume": Case(
+        [node("MatMul", ["x", "w"], ["m"]), node("Add", ["m", "b"], ["y"])],
+        {"w": masked(4096, 2048, group=1024, density=0.05).T, "b": ramp(4096)},
+        (1, 2, 1, 2, 2048),
+        {"w": "groups of 256"},
+        ("Gather", "MatMul", "Reshape", "Add"),
+    ),
+    "weight stored inputs first, rows behind a reshape, as in GPT-2": Case(
+        [
+            node("Reshape", ["x", "rows"], ["r"], allowzero=1),
+            node("Gemm", ["r", "w", "b"], ["g"]),
+            node("Reshape", ["g", "back"], ["y"], allowzero=1),
+        ],
+        {
+            "rows": np.array([-1, 512]),
+            "back": np.array([2, 64, 1024]),
+            "w": masked(1024, 512, group=128).T,
+            "b": ramp(1024),
+        },
+        (2, 64, 512),
+        {"w": "groups of 128"},
+        (
+            *("Reshape", "Unsqueeze", "Transpose", "Gather", "Conv", "Transpose", "Squeeze"),
+            "Reshape",
+        ),
+    ),
     "gemm of one row": Case(
         [node("Gemm", ["x", "w", "b"], ["y"], transB=1)],
         {"w": masked(4096, 2048, group=1024, density=0.05), "b": ramp(4096)},
@@ -138,6 +176,13 @@ CASES = {
         (1, 256, 8, 8),
         {"w": "groups of 64"},
         ("Gather", "Conv"),
+    ),
+    "convolutions with nothing between them": Case(
+        [conv_node("w1", "x", "h"), conv_node("w2", "h", "y")],
+        {"w1": masked(256, 256, 3, 3), "w2": masked(1024, 256, 1, 1, density=0.2, seed=1)},
+        (1, 256, 12, 12),
+        {"w1": "groups of 64", "w2": "groups of 64"},
+        ("Gather", "Conv", "Gather", "Conv"),
     ),
     "inputs that nobody reads": Case(
         [conv_node(pads=[1, 1, 1, 1])],
@@ -272,33 +317,6 @@ CASES = {
         ("Conv",),
     ),
 }
-
-
-def shapes_of(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    graph = model.graph
-    return {
-        item.name: tuple(size.dim_value for size in item.type.tensor_type.shape.dim)
-        for item in (*graph.input, *graph.value_info, *graph.output)
-    }
-
-
-def lowered(model: onnx.ModelProto, **options):
-    graph = ir.from_proto(model)
-    report = lower_model(graph, shapes_of(model), **options)
-    after = ir.to_proto(graph)
-    onnx.checker.check_model(after, full_check=True)
-    return after, report
-
-
-def require_equal(before: onnx.ModelProto, after: onnx.ModelProto, shape) -> None:
-    x = np.random.default_rng(7).standard_normal(shape, np.float32)
-    (expected,) = ReferenceEvaluator(before).run(None, {"x": x})
-    session = onnxruntime.InferenceSession(
-        after.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    assert [item.name for item in session.get_outputs()] == ["y"]
-    (seen,) = session.run(None, {"x": x})
-    np.testing.assert_allclose(seen, expected, rtol=0, atol=FLOAT32_ROUNDING)
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)

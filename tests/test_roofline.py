@@ -303,7 +303,8 @@ def test_class_without_relatives_is_refused():
         (GROUPED, "tile:4x1", False),
         (linear_shape(), "tile:32x1@16", True),
         (linear_shape(), "tile:32x1", False),
-        (LayerShape("linear", (64, 64), (1, 2, 3, 64)), "tile:32x1@16", False),
+        (LayerShape("linear", (64, 64), (1, 2, 3, 64)), "tile:32x1@16", True),
+        (LayerShape("linear", (64, 64), (1, 2, 3, 2, 2, 64)), "tile:32x1@16", False),
         (TRANSPOSED, "tile:2x1", False),
     ],
 )

@@ -54,10 +54,18 @@ def _transpose(source: Array, node: ir.Node, further: list[Array | None]) -> Arr
 
 def _reshape(source: Array, node: ir.Node, further: list[Array | None]) -> Array | None:
     target = further[0] if further else None
-    if target is None or node.attributes.get_int("allowzero"):
+    if target is None or states_empty_sizes(node, target):
         return None
     sizes = [source.shape[axis] if size == 0 else size for axis, size in enumerate(target.tolist())]
     return source.reshape(sizes)
+
+
+def states_empty_sizes(node: ir.Node, target: Array) -> bool:
+    """Whether a zero in the shape that a reshape is to give means no elements, not a copied size.
+
+    torch's exporter says so of every reshape, those without a zero included.
+    """
+    return bool(node.attributes.get_int("allowzero", 0)) and not target.all()
 
 
 def _identity(source: Array, node: ir.Node, further: list[Array | None]) -> Array | None:

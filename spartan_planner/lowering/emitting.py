@@ -59,7 +59,9 @@ def emit(graph: ir.Graph, layer: WeightNode, form: Form, label: str) -> None:
     if form.drops_outputs:
         weight = weight[alive.outputs]
         bias = bias[alive.outputs] if bias is not None else None
-    source = layer.source
+    # Not the layer's own word: the node before may have been replaced since it was read.
+    source = layer.node.inputs[0]
+    assert source is not None
     if form.drops_inputs:
         axis = layer.channel_axis % len(layer.source_shape)
         source = writer.add(
@@ -122,9 +124,7 @@ def _write_features_major(
 ) -> ir.Value:
     """Features in the place of channels: the groups are those of a convolution over the rows."""
     rank = len(layer.source_shape)
-    # Rows stand in the longer of the two first axes, samples in the other.
-    rows = int(np.argmax(layer.source_shape[:2])) if rank == 3 else 1
-    turn = [1 - rows, 2, rows]
+    turn = _features_second(layer.source_shape)
     if rank == 2:
         source = writer.add("Unsqueeze", [source, writer.ints([0], "first")], "unsqueeze")
     turned = writer.add("Transpose", [source], "transpose_in", {"perm": turn})
@@ -133,7 +133,9 @@ def _write_features_major(
     num_filled = packed.num_groups * packed.group_size
     operands = [
         gathered,
-        writer.constant(packed.weight.reshape(num_filled, packed.width, 1), "packed"),
+        writer.constant(
+            packed.weight.reshape(num_filled, packed.width, *[1] * (len(turn) - 2)), "packed"
+        ),
     ]
     if bias is not None:
         operands.append(writer.constant(_filled(bias, num_filled), "bias"))
@@ -144,6 +146,16 @@ def _write_features_major(
     if rank == 2:
         result = writer.add("Squeeze", [result, writer.ints([0], "axes")], "squeeze")
     return result
+
+
+def _features_second(shape: Sequence[int]) -> list[int]:
+    """The order of axes in which features stand behind samples and in front of rows."""
+    rank = len(shape)
+    if rank > 3:
+        return [0, rank - 1, *range(1, rank - 1)]
+    # Rows stand in the longer of the two first axes, samples in the other.
+    rows = int(np.argmax(shape[:2])) if rank == 3 else 1
+    return [1 - rows, 2, rows]
 
 
 def _write_rows(

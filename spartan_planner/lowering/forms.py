@@ -11,7 +11,7 @@ grouped         each group of ``group_size`` outputs reads inputs of its own: a 
 import math
 from dataclasses import dataclass
 
-from cost_models.layer_work import MIN_TURNED_ROWS, LayerWork
+from cost_models.layer_work import LOWERED_LINEAR_RANKS, LayerWork, has_many_rows
 from spartan_planner.lowering.structure import padded_width, zero_structure
 from spartan_planner.lowering.weight_nodes import WeightNode
 
@@ -86,7 +86,7 @@ def _forms(layer: WeightNode) -> list[Form]:
     if not len(structure.outputs):
         return []
     forms = [Form(i, o) for i in inputs for o in outputs if i or o]
-    if layer.kind == "linear" and len(layer.source_shape) not in (2, 3):
+    if layer.kind == "linear" and len(layer.source_shape) not in LOWERED_LINEAR_RANKS:
         return forms
     sizes = [size for size in GROUP_SIZES if size < num_outputs]
     return forms + [Form(False, o, size) for o in outputs for size in sizes]
@@ -140,4 +140,4 @@ def _work(
 
 def needs_transposes(layer: WeightNode) -> bool:
     """Whether a grouped linear layer turns its activations features-major."""
-    return max(layer.source_shape[:-1]) >= MIN_TURNED_ROWS
+    return has_many_rows(layer.source_shape)

@@ -1,7 +1,8 @@
 """Transposes that cancel: lowered linear layers stay features-major between one another.
 
-A transpose of the last two axes commutes with every operation that works on each element alone, so
-it is moved behind those that follow it until it meets the next transpose of that kind.
+A transpose that puts features last again commutes with every operation that works on each element
+alone, so it is moved behind those that follow it until it meets the next one, which puts features
+in front.
 """
 
 import numpy as np
@@ -24,7 +25,7 @@ COMBINING = frozenset({"Add", "Div", "Max", "Min", "Mul", "Pow", "Sub"})
 
 
 def cancel_transposes(graph: ir.Graph) -> int:
-    """Move swaps of the last two axes behind elementwise operations and cancel pairs, in place.
+    """Move transposes of features behind elementwise operations and cancel pairs, in place.
 
     Returns:
         How many transposes were left out.
@@ -44,33 +45,33 @@ def _num_transposes(graph: ir.Graph) -> int:
     return sum(node.op_type == "Transpose" for node in graph)
 
 
-def _swapped(value: ir.Value | None) -> ir.Value | None:
-    """The activation of which a value is the swap of the last two axes."""
+def _turned(value: ir.Value | None) -> tuple[ir.Value, tuple[int, ...]] | None:
+    """The activation that a value is with features put last, and the order of axes that does it."""
     node = value.producer() if value is not None else None
-    return node.inputs[0] if node is not None and _is_swap(node) else None
+    order = tuple(_order(node) or ())
+    if node is None or not order or order not in (_swap(len(order)), _features_last(len(order))):
+        return None
+    return (node.inputs[0], order) if node.inputs[0] is not None else None
 
 
-def _is_swap(node: ir.Node) -> bool:
-    order = _order(node) or []
-    rank = len(order)
-    return rank >= 2 and order == [*range(rank - 2), rank - 1, rank - 2]
+def _swap(rank: int) -> tuple[int, ...]:
+    """The order in which the last two axes change places."""
+    return (*range(rank - 2), rank - 1, rank - 2)
 
 
-def _rank(value: ir.Value) -> int:
-    """The rank of a swapped value, which its transpose states."""
-    node = value.producer()
-    assert node is not None
-    return len(list(node.attributes.get_ints("perm") or ()))
+def _features_last(rank: int) -> tuple[int, ...]:
+    """The order in which the second axis becomes the last."""
+    return (0, *range(2, rank), 1)
 
 
 def _share(graph: ir.Graph) -> None:
-    """Let all readers of the same swap of a value read one transpose."""
-    first: dict[tuple[int, int], ir.Value] = {}
+    """Let all readers of the same transpose of a value read one."""
+    first: dict[tuple[int, tuple[int, ...]], ir.Value] = {}
     for node in graph:
-        if not _is_swap(node) or node.outputs[0].is_graph_output():
+        order = tuple(_order(node) or ())
+        if not order or node.outputs[0].is_graph_output():
             continue
-        key = (id(node.inputs[0]), _rank(node.outputs[0]))
-        kept = first.setdefault(key, node.outputs[0])
+        kept = first.setdefault((id(node.inputs[0]), order), node.outputs[0])
         if kept is not node.outputs[0]:
             node.outputs[0].replace_all_uses_with(kept)
 
@@ -99,18 +100,23 @@ def _order(node: ir.Node | None) -> list[int] | None:
 
 
 def _can_turn(node: ir.Node) -> bool:
-    """Whether all activations that a node reads are swaps of one rank, and it may work on them."""
+    """Whether all activations that a node reads are turned alike, so that it may come first."""
     if node.domain not in ("", "ai.onnx") or not node.inputs or len(node.outputs) != 1:
         return False
     if node.op_type in ELEMENTWISE:
-        return _swapped(node.inputs[0]) is not None and _are_scalars(node.inputs[1:])
+        return _turned(node.inputs[0]) is not None and _are_scalars(node.inputs[1:])
     if node.op_type not in COMBINING or len(node.inputs) != 2:
         return False
-    swaps = [value for value in node.inputs if _swapped(value) is not None]
-    ranks = {_rank(value) for value in swaps if value is not None}
-    others = [constant_array(value) for value in node.inputs if _swapped(value) is None]
-    fits = all(array is not None and array.ndim <= max(ranks, default=0) for array in others)
-    return bool(swaps) and len(ranks) == 1 and fits
+    turned = [_turned(value) for value in node.inputs]
+    orders = {item[1] for item in turned if item is not None}
+    rank = max(map(len, orders), default=0)
+    others = [
+        constant_array(value)
+        for value, item in zip(node.inputs, turned, strict=True)
+        if item is None
+    ]
+    fits = all(array is not None and array.ndim <= rank for array in others)
+    return len(orders) == 1 and fits
 
 
 def _are_scalars(values: object) -> bool:
@@ -119,31 +125,28 @@ def _are_scalars(values: object) -> bool:
 
 
 def _turn(graph: ir.Graph, node: ir.Node) -> None:
-    """Let a node work on swapped activations, and swap its output instead."""
-    rank = next(_rank(value) for value in node.inputs if _swapped(value) is not None and value)
-    for index, value in enumerate(node.inputs):
-        source = _swapped(value)
+    """Let a node work on activations as they were, and turn its output instead."""
+    turned = [_turned(value) for value in node.inputs]
+    order = next(item[1] for item in turned if item is not None)
+    rank, back = len(order), np.argsort(order).tolist()
+    for index, (value, item) in enumerate(zip(node.inputs, turned, strict=True)):
         array = constant_array(value)
-        if source is not None:
-            node.replace_input_with(index, source)
+        if item is not None:
+            node.replace_input_with(index, item[0])
         elif array is not None and array.ndim >= 1 and array.size > 1:
-            turned = np.swapaxes(array.reshape((1,) * (rank - array.ndim) + array.shape), -1, -2)
+            full = array.reshape((1,) * (rank - array.ndim) + array.shape)
+            operand = np.ascontiguousarray(np.transpose(full, back))
             name = f"{node.outputs[0].name}.operand{index}"
-            node.replace_input_with(index, add_constant(graph, np.ascontiguousarray(turned), name))
+            node.replace_input_with(index, add_constant(graph, operand, name))
     output = node.outputs[0]
-    swap = ir.node(
-        "Transpose",
-        [output],
-        {"perm": [*range(rank - 2), rank - 1, rank - 2]},
-        name=f"{output.name}.transpose",
-    )
-    result = swap.outputs[0]
+    turn = ir.node("Transpose", [output], {"perm": order}, name=f"{output.name}.transpose")
+    result = turn.outputs[0]
     result.type, result.shape = output.type, output.shape
     output.replace_all_uses_with(result, replace_graph_outputs=True)
-    swap.replace_input_with(0, output)
-    result.name, output.name = output.name, f"{output.name}.swapped"
+    turn.replace_input_with(0, output)
+    result.name, output.name = output.name, f"{output.name}.turned"
     output.shape = None
-    graph.insert_after(node, swap)
+    graph.insert_after(node, turn)
 
 
 def _remove_unread(graph: ir.Graph) -> None:
