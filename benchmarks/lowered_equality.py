@@ -6,7 +6,7 @@ lowered twice: by its plan (``export``), and as a file that somebody else pruned
 Nothing is timed, so the machine need not be quiet.  One line of JSON per model, appended when it is
 done; models that are there already are left out, so that an interrupted run goes on:
 
-    python -m benchmarks.lowered_equality                  # all of them, an hour or two
+    python -m benchmarks.lowered_equality                  # all of them, several hours
     python -m benchmarks.lowered_equality torchvision:resnet18 timm:dla34 --again
     python -m benchmarks.lowered_equality --failed         # once more what was not kept
 """

@@ -18,7 +18,8 @@ ROUNDING = 1e-12
 
 TILE, OTHER = "tile:32x1@16", "tile:64x1@16"
 CONV, POINT = conv_shape(64, 64), conv_shape(64, 64, 1)
-HEAD = LayerShape("linear", (10, 64), (1, 1, 1, 64), has_bias=True)
+# Of six dimensions: no linear layer on such activations has a lowered form.
+HEAD = LayerShape("linear", (10, 64), (1, 1, 1, 1, 1, 64), has_bias=True)
 """Of a rank that lowering has no form for."""
 LAYERS = (
     LayerWorkload("a", CONV, 64),
