@@ -20,7 +20,7 @@ from spartan_planner.planning import (
     Schedule,
     plan_workload,
 )
-from spartan_planner.planning.weights import values_of_rows, widened
+from spartan_planner.planning.weights import ReadRows, values_of_rows, widened
 
 
 def plan(
@@ -102,15 +102,21 @@ class TorchWeights:
         Raises:
             PlanError: its weights are not finite, or on the meta device.
         """
+        return values_of_rows(layer, self.stored_shape(layer), self.rows(layer), layouts)
+
+    def rows(self, layer: LayerWorkload) -> ReadRows:
+        """Return what reads rows of a layer's parameter.
+
+        Raises:
+            PlanError: the model has no such parameter, or it is on the meta device.
+        """
         weight = self._parameter(layer.name).detach()
         if weight.is_meta:
             raise PlanError(
                 f"the weights of layer {layer.name} are on the meta device and have no values; "
                 "give a checkpoint"
             )
-        return values_of_rows(
-            layer, tuple(weight.shape), lambda start, stop: _rows(weight, start, stop), layouts
-        )
+        return lambda start, stop: _rows(weight, start, stop)
 
     def _parameter(self, name: str) -> nn.Parameter:
         if name not in self.parameters:
