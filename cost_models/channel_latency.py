@@ -61,7 +61,8 @@ def relative_dense_ms(
     Args:
         shape: not measured itself.
         relatives: timings of its family.
-        roofline, facts: of their profile.
+        roofline: efficiencies of their profile.
+        facts: of their profile.
 
     Returns:
         The time in ms; ``None`` without relatives.

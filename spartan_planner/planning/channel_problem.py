@@ -13,7 +13,7 @@ from cost_models.channel_shapes import Cuts
 from spartan_planner.errors import InfeasibleBudgetError
 from spartan_planner.planning.candidates import Costs
 from spartan_planner.planning.channel_groups import GroupCounts
-from spartan_planner.planning.channel_search import Found, marginals, search
+from spartan_planner.planning.channel_search import marginals, search
 from spartan_planner.planning.channel_terms import Figures, Levels, Term, Terms
 from spartan_planner.planning.channel_values import (
     LayerSums,
@@ -37,11 +37,13 @@ class ChannelChoice:
         units: by group which, ascending.
         marginals: for each group that may lose units, value and ``[budgets]`` cost of the last
             units kept and of the next ones not kept; ``None`` where there are none.
+        num_removed: units that go, of all groups.
     """
 
     kept: Mapping[str, int]
     units: Mapping[str, tuple[int, ...]]
     marginals: Mapping[str, tuple[Figures | None, Figures | None]]
+    num_removed: int
 
 
 class ChannelProblem:
@@ -97,10 +99,10 @@ class ChannelProblem:
         """
         inner = limits.copy()
         for _ in range(_MAX_CORRECTIONS):
-            found = search(self.terms, self._tops, inner)
+            found = search(self.terms, self.tops, inner)
             over = self.true_cost(self._kept(found.levels)) - limits
             if np.all(over <= 0):
-                return self._choice(found)
+                return self.at(found.levels)
             inner -= np.maximum(over, 0.0) * 1.5
         raise InfeasibleBudgetError("no counts of channels were found whose true cost is within")
 
@@ -124,12 +126,13 @@ class ChannelProblem:
         return ReducedWeights.of(self.workload, self.weights, choice.units)
 
     @property
-    def least(self) -> dict[str, int]:
-        """By group the least count."""
-        return {item.group.name: item.counts[0] for item in self.groups}
+    def bottom(self) -> Levels:
+        """The least level of every group."""
+        return (0,) * len(self.groups)
 
     @property
-    def _tops(self) -> tuple[int, ...]:
+    def tops(self) -> Levels:
+        """The level of every group at which nothing goes."""
         return tuple(len(item.counts) - 1 for item in self.groups)
 
     def _kept(self, levels: Levels) -> dict[str, int]:
@@ -138,14 +141,16 @@ class ChannelProblem:
             for item, level in zip(self.groups, levels, strict=True)
         }
 
-    def _choice(self, found: Found) -> ChannelChoice:
-        kept = self._kept(found.levels)
+    def at(self, levels: Levels) -> ChannelChoice:
+        """Return the choice of these levels."""
+        kept = self._kept(levels)
         units = {
             name: tuple(sorted(self.order[name][:count].tolist())) for name, count in kept.items()
         }
         names = [item.group.name for item in self.groups]
-        at_the_edge = marginals(self.terms, found, self._tops)
-        return ChannelChoice(kept, units, dict(zip(names, at_the_edge, strict=True)))
+        at_the_edge = marginals(self.terms, levels, self.tops)
+        num_removed = sum(item.group.num_units - kept[item.group.name] for item in self.groups)
+        return ChannelChoice(kept, units, dict(zip(names, at_the_edge, strict=True)), num_removed)
 
     @cached_property
     def terms(self) -> Terms:
@@ -158,9 +163,7 @@ class ChannelProblem:
         terms += [self._rest_term(place, whole) for place in range(len(self.groups))]
         return Terms(terms, len(self.groups), len(self._models))
 
-    def _layer_term(
-        self, layer: str, places: Mapping[str, int], gone: "_Gone"
-    ) -> Term:
+    def _layer_term(self, layer: str, places: Mapping[str, int], gone: "_Gone") -> Term:
         names = tuple(dict.fromkeys(cut.group for cut in self.cuts.of(layer)))
         counts = [self.groups[places[name]].counts for name in names]
         total = self._sums[layer].total

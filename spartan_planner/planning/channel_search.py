@@ -71,8 +71,11 @@ def search(terms: Terms, tops: Sequence[int], limits: Costs) -> Found:
     least = _start(terms, bottom)
     if np.all(least.cost <= limits):
         starts.append(least)
-    found = [_exchanged(terms, tops, _filled(terms, tops, start, limits), limits)
-             for start in starts if start is not None]
+    found = [
+        _exchanged(terms, tops, _filled(terms, tops, start, limits), limits)
+        for start in starts
+        if start is not None
+    ]
     if not found:
         raise InfeasibleBudgetError("even the least number of channels costs more")
     best = max(found, key=lambda item: item.value)
@@ -157,7 +160,7 @@ def _best_pair(terms: Terms, tops: Sequence[int], state: Found, limits: Costs) -
                 value, cost = terms.change(levels, up.group, up.level)
                 gains[i, j], costs[i, j] = down.value + value, down.cost + cost
     gains[np.any(state.cost + costs > limits, axis=2)] = -np.inf
-    i, j = np.unravel_index(int(np.argmax(gains)), gains.shape)
+    i, j = divmod(int(np.argmax(gains)), len(ups))
     if gains[i, j] <= _LEAST_GAIN * abs(state.value):
         return None
     return _moved(_moved(state.levels, downs[i]), ups[j])
@@ -192,7 +195,7 @@ def _applied(terms: Terms, state: Found, step: _Step) -> Found:
 
 
 def _moved(levels: Levels, step: _Step) -> Levels:
-    return levels[: step.group] + (step.level,) + levels[step.group + 1 :]
+    return (*levels[: step.group], step.level, *levels[step.group + 1 :])
 
 
 def _values(steps: Sequence[_Step]) -> NDArray[np.float64]:
@@ -203,11 +206,13 @@ def _costs(steps: Sequence[_Step]) -> NDArray[np.float64]:
     return np.array([step.cost for step in steps])
 
 
-def marginals(terms: Terms, found: Found, tops: Sequence[int]) -> list[tuple[Figures | None, Figures | None]]:
+def marginals(
+    terms: Terms, levels: Levels, tops: Sequence[int]
+) -> list[tuple[Figures | None, Figures | None]]:
     """Return for each group value and cost of its last step kept and of the next one not kept."""
     result = []
-    for group, (level, top) in enumerate(zip(found.levels, tops, strict=True)):
-        down = terms.change(found.levels, group, level - 1) if level else None
-        up = terms.change(found.levels, group, level + 1) if level < top else None
+    for group, (level, top) in enumerate(zip(levels, tops, strict=True)):
+        down = terms.change(levels, group, level - 1) if level else None
+        up = terms.change(levels, group, level + 1) if level < top else None
         result.append((None if down is None else (-down[0], -down[1]), up))
     return result

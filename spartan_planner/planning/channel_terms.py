@@ -64,7 +64,7 @@ class Terms:
 
     def change(self, levels: Levels, group: int, level: int) -> Figures:
         """Return by how much value and cost grow when one group goes to another level."""
-        changed = levels[:group] + (level,) + levels[group + 1 :]
+        changed = (*levels[:group], level, *levels[group + 1 :])
         mine = self._of_group[group]
         value, cost = self._sum(mine, changed)
         old_value, old_cost = self._sum(mine, levels)

@@ -79,12 +79,13 @@ def read_all_sums(workload: Workload, weights: Weights) -> dict[str, LayerSums]:
             if item.tensor in axes and item.role != "vector":
                 axes[item.tensor].add(item.dim)
     return {
-        layer.name: read_sums(layer, weights, sorted(axes[layer.name]))
-        for layer in workload.layers
+        layer.name: read_sums(layer, weights, sorted(axes[layer.name])) for layer in workload.layers
     }
 
 
-def slice_values(group: ChannelGroup, sums: Mapping[str, LayerSums]) -> dict[tuple[str, int], Vector]:
+def slice_values(
+    group: ChannelGroup, sums: Mapping[str, LayerSums]
+) -> dict[tuple[str, int], Vector]:
     """Return by layer and axis ``[num_units]``, what each unit holds there.
 
     Raises:
@@ -145,7 +146,9 @@ class ReducedWeights:
         layers = {layer.name: layer for layer in workload.layers}
         gone: dict[str, dict[int, list[int]]] = {}
         for group in workload.channel_groups:
-            removed = set(range(group.num_units)) - set(units.get(group.name, range(group.num_units)))
+            removed = set(range(group.num_units)) - set(
+                units.get(group.name, range(group.num_units))
+            )
             for item in group.slices if removed else ():
                 if item.tensor in layers and item.role != "vector":
                     axes = gone.setdefault(item.tensor, {})
