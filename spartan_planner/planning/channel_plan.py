@@ -14,7 +14,7 @@ import numpy as np
 
 from cost_models import CostModel, DeviceProfile, Workload, cost_model
 from spartan_planner.errors import InfeasibleBudgetError, PlanError, UsageError
-from spartan_planner.planning.allocation import Allocation
+from spartan_planner.planning.allocation import Allocation, least_costs
 from spartan_planner.planning.bounds import Bound, bounds_of
 from spartan_planner.planning.budget import Budget
 from spartan_planner.planning.candidates import Costs
@@ -162,20 +162,24 @@ class _Search:
     def _least(self) -> _Point:
         """The plan of the fewest channels that may stay; what holds budgets up is told of it."""
         choice = self._problem.at(self._problem.bottom)
-        if not self._wish.with_tiles:
-            cost = self._problem.true_cost(choice.kept)
-            raise InfeasibleBudgetError(
-                _why_infeasible(self._request.budgets, self._models, cost, self._asked, self._dense)
-            )
+        problem, _ = self._left(choice)
         try:
             return self._with(choice, self._asked)
         except InfeasibleBudgetError as error:
+            least = problem.rest + least_costs(problem.layers)
             raise InfeasibleBudgetError(
-                f"with the fewest channels that may stay, {error}"
+                _why_infeasible(
+                    self._request.budgets, self._models, least, self._asked, self._dense
+                )
             ) from error
 
     def _with(self, choice: ChannelChoice, limits: Costs) -> _Point:
         """Take what channels leave of the model to the budgets."""
+        problem, profile = self._left(choice)
+        return _Point(limits, choice, problem, problem.allocate(self._request.policy), profile)
+
+    def _left(self, choice: ChannelChoice) -> tuple[PlanProblem, DeviceProfile | None]:
+        """What there is to choose from in the model that channels leave, and its profile."""
         left = self._problem.reduced(choice.kept)
         weights = self._problem.reduced_weights(choice)
         budgets = [
@@ -190,8 +194,7 @@ class _Search:
             layouts=self._request.layouts if self._wish.with_tiles else lambda _: (),
             channels=None,
         )
-        problem = prepare(left.workload, weights, request, may_all_stay=True)
-        return _Point(limits, choice, problem, problem.allocate(request.policy), left.profile)
+        return prepare(left.workload, weights, request, may_all_stay=True), left.profile
 
 
 def dense_costs(
@@ -255,6 +258,9 @@ def _none_may_go(workload: Workload, groups: Sequence[GroupCounts]) -> str:
 
 _MAX_NAMED = 3
 
+_LEFT_UNUSED = 4 * ROUNDING
+"""A few times what a plan leaves unused of a budget."""
+
 
 def _why_infeasible(
     budgets: Sequence[Budget],
@@ -265,10 +271,11 @@ def _why_infeasible(
 ) -> str:
     short = [
         f"{budget.cost} of {asked[k]:.4g} {models[k].unit} cannot be reached: with the fewest "
-        f"channels that may stay it is {least[k]:.4g} {models[k].unit} ({least[k] / dense[k]:.1%} "
+        f"channels that may stay it is at least {least[k]:.4g} {models[k].unit} "
+        f"({least[k] / dense[k]:.1%} "
         f"of the dense {dense[k]:.4g})"
         for k, budget in enumerate(budgets)
-        if least[k] > asked[k]
+        if least[k] * (1 + _LEFT_UNUSED) > asked[k]
     ]
     found = "; and ".join(short) or "no counts of channels were found that meet all budgets"
     return f"{found}; ask for more, or add other layouts (--layout auto)"

@@ -64,4 +64,4 @@ def _worth(figures: Figures | None, prices: Costs) -> float | None:
         return None
     value, cost = figures
     priced = float(cost @ prices)
-    return value / priced if priced > 0 else None
+    return float(value) / priced if priced > 0 else None

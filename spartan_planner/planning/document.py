@@ -140,6 +140,7 @@ class PlanLayer:
         min_kept_blocks: blocks, the most valuable first, that are kept whatever the price: a
             bound's minimum density, the first rank slice of a balanced layout, or n of n:m.
         num_removed_weights: elements that go with removed channels.
+        cut_by: the groups that lose units of this layer's weight.
         whole_costs: by cost model, the dense cost before channels went; empty where none go.
     """
 
@@ -153,6 +154,7 @@ class PlanLayer:
     costs: dict[str, LinearCost]
     min_kept_blocks: int = 0
     num_removed_weights: int = 0
+    cut_by: tuple[str, ...] = ()
     whole_costs: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -177,8 +179,13 @@ class PlanLayer:
         return self.whole_costs.get(cost, self.costs[cost].dense)
 
     @property
+    def whole_density(self) -> float:
+        """Planned share of the elements that the layer had before channels went."""
+        return self.density * self.num_weights / (self.num_weights + self.num_removed_weights)
+
+    @property
     def is_sparse(self) -> bool:
-        """Whether the layer is to be pruned."""
+        """Whether blocks of the weight, as channels leave it, are to be pruned."""
         return self.layout != DENSE
 
     @property
@@ -303,6 +310,9 @@ class Plan:
         groups = [group.name for group in self.groups]
         if len(set(groups)) < len(groups):
             raise ValueError("a channel group appears twice")
+        unknown = {name for layer in self.layers for name in layer.cut_by} - self.kept_units.keys()
+        if unknown:
+            raise ValueError(f"no channel group {min(unknown)!r} loses units")
         for layer in self.layers:
             for total in (*self.budgets, *self.totals):
                 if total.cost not in layer.costs:
@@ -324,6 +334,12 @@ class Plan:
         if any(budget.price > 0 for budget in self.budgets):
             return {budget.cost: budget.price for budget in self.budgets}
         return {b.cost: 1 / b.asked if b.asked else 1.0 for b in self.budgets}
+
+    def treatment(self, layer: PlanLayer) -> str:
+        """Return what becomes of a layer: ``dense``, ``channel``, a layout, or both of these."""
+        kinds = [group.kind for group in self.groups if group.name in layer.cut_by]
+        parts = [*dict.fromkeys(kinds), *([layer.layout] if layer.is_sparse else [])]
+        return "+".join(parts) or DENSE
 
     @property
     def kept_units(self) -> dict[str, int]:

@@ -22,7 +22,6 @@ class PlannedChannels:
         whole: the model before any went.
         value: sum of absolute weights of its layers.
         weights_fingerprint: of its weights.
-        asked: by cost, the limit in the cost model's unit.
         prices: ``[budgets]``, value per unit of cost at which units were just worth keeping.
         groups: what becomes of each group.
         retained_by: retained value, as a share, of each kind of plan within the budgets.
@@ -124,8 +123,16 @@ def _with_channels(plan: Plan, channels: PlannedChannels, profile: DeviceProfile
         name: price_model(cost_model(name), whole, [None] * len(whole.layers), profile)
         for name in names
     }
+    cut_by = _groups_by_layer(channels)
     layers = tuple(
-        _beside_whole(layer, before, {name: dense[name].layers[index].dense for name in names})
+        replace(
+            layer,
+            num_removed_weights=before.num_weights - layer.num_weights,
+            cut_by=cut_by[layer.name],
+            whole_costs={name: dense[name].layers[index].dense for name in names},
+        )
+        if layer.name in cut_by
+        else layer
         for index, (layer, before) in enumerate(zip(plan.layers, whole.layers, strict=True))
     )
 
@@ -143,11 +150,16 @@ def _with_channels(plan: Plan, channels: PlannedChannels, profile: DeviceProfile
     )
 
 
-def _beside_whole(layer: PlanLayer, before: LayerWorkload, dense: Mapping[str, float]) -> PlanLayer:
-    num_removed = before.num_weights - layer.num_weights
-    if not num_removed:
-        return layer
-    return replace(layer, num_removed_weights=num_removed, whole_costs=dict(dense))
+def _groups_by_layer(channels: PlannedChannels) -> dict[str, tuple[str, ...]]:
+    """By layer that loses channels, the groups that it loses them with."""
+    shortened = {group.name for group in channels.groups if group.is_shortened}
+    found: dict[str, list[str]] = {}
+    for group in channels.whole.channel_groups:
+        for item in group.slices if group.name in shortened else ():
+            names = found.setdefault(item.tensor, [])
+            if item.role != "vector" and group.name not in names:
+                names.append(group.name)
+    return {name: tuple(names) for name, names in found.items() if names}
 
 
 def _plan_layer(
