@@ -6,12 +6,16 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._pytree import tree_leaves
 
 from cost_models.channel_group import ChannelGroup, ChannelSlice, GroupKind, Role
 from spartan_planner.channels.following import Follower
 from spartan_planner.channels.tensors import Dimension, LabelledTensors, boxes
 from spartan_planner.channels.units import NO_UNIT
+from spartan_planner.channels.verified import keeping_promises
+from spartan_planner.errors import ModelError
+from spartan_planner.extraction.extract import everything_visible, inputs_for
 
 OUTPUT = "the model's output consists of it"
 ONE_UNIT = "it is one unit, which cannot go without the rest of its layer"
@@ -44,6 +48,51 @@ class _Place(NamedTuple):
 
 
 _Unit = dict[_Place, list[int]]
+
+
+def channel_groups(
+    model: nn.Module, inputs: Sequence[Tensor] | Tensor
+) -> tuple[ChannelGroup, ...]:
+    """Return the groups of channels and heads that can be removed from a model exactly.
+
+    Args:
+        model: any module that runs on ``inputs``; stays as it is.
+        inputs: one tensor or the positional arguments; their first dimension is the batch.
+
+    Raises:
+        ModelError: the model does not run on the inputs.
+    """
+    return find_channels(model, inputs).groups
+
+
+def find_channels(model: nn.Module, inputs: Sequence[Tensor] | Tensor) -> ChannelFindings:
+    """Return the groups as :func:`channel_groups` does, and what is left out and why.
+
+    One forward pass is watched; then random units are removed from a copy with random weights, in
+    float64, and the smaller copy is compared with the masked one.  A group that breaks that promise
+    is left out.
+
+    Raises:
+        ModelError: the model does not run on the inputs, or its weights are not there.
+    """
+    placed = inputs_for(model, inputs)
+    if any(tensor.is_meta or isinstance(tensor, FakeTensor) for tensor in model.parameters()):
+        raise ModelError("channel groups need the model's weights; build it without --meta")
+    with everything_visible(model):
+        try:
+            found = findings(follow(model, placed))
+        except Exception as error:  # whatever a model's code raises
+            raise ModelError(
+                f"the model does not run on inputs of shape {_shapes(placed)}: "
+                f"{' '.join(str(error).split())[:300]}; check the shapes of its inputs"
+            ) from error
+        kept, broken = keeping_promises(model, found.groups, placed)
+    reasons = tuple(LeftOut(name, problem) for name, problem in broken.items())
+    return ChannelFindings(kept, (*found.left_out, *reasons))
+
+
+def _shapes(inputs: Sequence[Tensor]) -> str:
+    return " and ".join(str(tuple(item.shape)) for item in inputs)
 
 
 def follow(model: nn.Module, inputs: Sequence[Tensor]) -> LabelledTensors:
