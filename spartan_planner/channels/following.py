@@ -47,7 +47,7 @@ class Follower(TorchDispatchMode):
         return output
 
     def _has_rule(self, func: Any) -> bool:  # noqa: ANN401 - an operator's overload
-        return func.overloadpacket.__name__ in _RULES or torch.Tag.pointwise in func.tags
+        return func.overloadpacket.__name__ in _RULES or normalising.is_pointwise(func)
 
     def _follow(self, call: Call) -> None:
         read = [item for item in tree_leaves(call.arguments) if isinstance(item, Tensor)]
@@ -62,4 +62,4 @@ class Follower(TorchDispatchMode):
         rule = _RULES.get(call.name)
         if rule is not None:
             return rule
-        return normalising.elementwise if normalising.is_pointwise(call) else unfollowed
+        return normalising.elementwise if normalising.is_pointwise(call.func) else unfollowed

@@ -1,6 +1,7 @@
 """Operations that combine or normalise: elementwise, reductions, statistics, windows."""
 
 import re
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -113,12 +114,17 @@ def made(call: Call) -> list[Layers]:
     return [() for _ in tree_leaves(call.output)]
 
 
-def is_pointwise(call: Call) -> bool:
-    """Whether torch says that an operation goes element by element."""
-    return torch.Tag.pointwise in call.func.tags or call.name in _POINTWISE
+def is_pointwise(func: Any) -> bool:  # noqa: ANN401 - an operator's overload
+    """Whether an operation goes element by element."""
+    name = func.overloadpacket.__name__
+    return torch.Tag.pointwise in func.tags or name.rstrip("_") in _POINTWISE
 
 
-_POINTWISE = frozenset({"copy_", "zero_", "fill_", "hardtanh", "relu6", "where", "masked_fill"})
+_POINTWISE = frozenset(
+    {"celu", "copy", "elu", "fill", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu"}
+    | {"masked_fill", "mish", "relu6", "selu", "softplus", "where", "zero"}
+)
+"""Operations that go element by element though torch does not tag them so."""
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(

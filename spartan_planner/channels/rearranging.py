@@ -26,6 +26,12 @@ def copied(call: Call) -> list[Layers]:
     return [call.labelled(first).layers]
 
 
+def turned(call: Call) -> list[Layers]:
+    """Operations that only order or flip dimensions: the same on a layer as it is stored."""
+    layers = settled(call.units, call.labelled("self").layers)
+    return [tuple(_run(call, layer) for layer in layers)]
+
+
 def _applied(call: Call, layers: Layers, shape: Sequence[int]) -> Layers:
     return tuple(_run(call, layer.expand(*shape)) for layer in layers)
 
@@ -161,22 +167,17 @@ Rule = Callable[[Call], list[Layers]]
 RULES: dict[str, Rule] = {
     **dict.fromkeys(
         (
-            "alias",
             "expand",
-            "flip",
-            "permute",
             "repeat",
             "roll",
             "squeeze",
-            "t",
-            "transpose",
-            "unsqueeze",
             "view",
             "_unsafe_view",
             "_reshape_alias",
         ),
         moved,
     ),
+    **dict.fromkeys(("alias", "flip", "permute", "t", "transpose", "unsqueeze"), turned),
     **dict.fromkeys(
         ("clone", "contiguous", "detach", "_to_copy", "lift_fresh", "native_dropout"), copied
     ),

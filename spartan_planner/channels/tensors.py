@@ -41,7 +41,7 @@ class LabelledTensors:
 
     def __post_init__(self) -> None:
         self._known = WeakTensorKeyDictionary()
-        named = [*self.model.named_parameters(), *self.model.named_buffers()]
+        named = [*self.model.named_parameters(), *_statistics(self.model)]
         self._names = {id(tensor): name for name, tensor in named}
 
     def of(self, tensor: Tensor) -> Labelled:
@@ -71,6 +71,14 @@ class LabelledTensors:
                 labels = self.units.new(size)
                 self.dimensions.append(Dimension(self._names[id(tensor)], dim, labels))
                 yield labels.reshape([size if at == dim else 1 for at in range(tensor.dim())])
+
+
+def _statistics(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
+    """Buffers of one number per channel, beside running means; others hold tables and constants."""
+    for name, module in model.named_modules():
+        if "running_mean" in module._buffers:
+            for leaf, buffer in module.named_buffers(name, recurse=False):
+                yield leaf, buffer
 
 
 def boxes(tensors: LabelledTensors) -> None:
