@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cost_models.documents import document
+from cost_models.unit_indices import UnitIndices
 
 Role = Literal["output", "input", "vector"]
 """Rows of a producer, columns of a consumer, or anything else: norm, bias, running statistics."""
@@ -34,7 +35,7 @@ class ChannelSlice:
 
     tensor: str
     dim: int
-    indices: tuple[tuple[int, ...], ...]
+    indices: UnitIndices
     role: Role
 
     def __post_init__(self) -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from cost_models import DeviceProfile, LayerWorkload, LinearCost, Workload, cost_model
 from spartan_planner.planning.allocation import Allocation, LayerChoice
 from spartan_planner.planning.document import DENSE, Plan, PlanBudget, PlanGroup, PlanLayer
@@ -108,11 +110,14 @@ def plan_document(
         unpriced_operations={item.op: item.num_calls for item in workload.unpriced},
         retained_value=min(1.0, allocation.value / max(value, 1e-300)),
         duality_gap=None if channels else allocation.duality_gap,
-        warnings=plan_warnings(problem, layers, profile),
         schedule=request.schedule,
         layers=layers,
     )
-    return _with_channels(plan, channels, request.profile) if channels else plan
+    dense = None
+    if channels:
+        plan = _with_channels(plan, channels, request.profile)
+        dense = np.array([budget.dense for budget in plan.budgets])
+    return replace(plan, warnings=plan_warnings(problem, plan.layers, profile, dense))
 
 
 def _with_channels(plan: Plan, channels: PlannedChannels, profile: DeviceProfile | None) -> Plan:
