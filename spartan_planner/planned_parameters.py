@@ -17,11 +17,6 @@ def planned_parameters(model: nn.Module, plan: Plan) -> dict[str, nn.Parameter]:
     Raises:
         PlanError: the plan was made for another model.
     """
-    if plan.kept_units:
-        raise PlanError(
-            f"the plan removes channels of {plan.model} ({', '.join(list(plan.kept_units)[:3])}), "
-            "which only planning knows so far; plan without the layouts channel, head and auto"
-        )
     if model_fingerprint(model) != plan.model_fingerprint:
         raise PlanError(
             f"the plan was made for {plan.model}, whose parameters have other names or shapes "

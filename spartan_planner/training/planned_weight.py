@@ -215,6 +215,11 @@ class PlannedWeight:
         self.kept_size = self._size(hard)
         self.value_range = None
 
+    def expanded(self, figures: Tensor) -> Tensor:
+        """Return figures of blocks (n:m: of elements, in memory order) as the weight's elements."""
+        wide = figures if self.is_pattern else self.assignment.expand(figures)
+        return wide.permute(self._back)
+
     def mask_gradient(self) -> Tensor:
         """Return ``g_b = sum G theta`` for each block, zero where no gradient arrived."""
         theta = self.in_order(self.dense)
