@@ -40,7 +40,7 @@ def sweep_resnet50() -> dict[str, float]:
     from spartan_planner.model_names import example_inputs, load_model
     from spartan_planner.plan_model import TorchWeights
     from spartan_planner.planning import PlanRequest, parse_budget, prepare
-    from spartan_planner.planning.request import as_layouts
+    from spartan_planner.planning.request import read_layouts
     from spartan_planner.planning.sweep import sweep
 
     model = load_model("torchvision:resnet50")
@@ -48,7 +48,7 @@ def sweep_resnet50() -> dict[str, float]:
     profile = load_profile("amd-epyc-9654")
     weights = TorchWeights(dict(model.named_parameters()))
     start = time.perf_counter()
-    request = PlanRequest([parse_budget("latency=30%")], profile, as_layouts(LAYOUTS))
+    request = PlanRequest([parse_budget("latency=30%")], profile, read_layouts(LAYOUTS)[0])
     problem = prepare(workload, weights, request)
     read = time.perf_counter()
     curve = sweep(problem, profile, num_points=NUM_POINTS)

@@ -3,6 +3,7 @@
 A leaf package: it imports neither torch nor the planner, so that it serves on the target device.
 """
 
+from cost_models.channel_group import ChannelGroup, ChannelSlice
 from cost_models.device_facts import DeviceFacts, Fact, Roofline, RooflineClass
 from cost_models.device_profile import Device, DeviceProfile, Measurement, Provenance, Runtime
 from cost_models.documents import read_document, write_document
@@ -28,6 +29,8 @@ from cost_models.workload import (
 
 __all__ = [
     "ActivationProduct",
+    "ChannelGroup",
+    "ChannelSlice",
     "CostModel",
     "CostModelError",
     "Device",

@@ -1,8 +1,9 @@
 """The device profile: facts about a device, and what was measured on it, where, when and how."""
 
 import datetime
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from cost_models.device_facts import Category, DeviceFacts, Roofline
@@ -12,6 +13,7 @@ from cost_models.figures import (
     require_positive,
 )
 from cost_models.layer_timing import LayerTiming, ModelTiming
+from cost_models.shape_family import Family, family
 from cost_models.shapes_digest import shapes_digest
 from cost_models.workload import LayerShape, Workload
 
@@ -200,7 +202,22 @@ class DeviceProfile:
 
     def timing(self, shape: LayerShape) -> LayerTiming | None:
         """Return the times of a shape, or ``None`` when it was not measured."""
-        return next((layer for layer in self.layers if layer.shape == shape), None)
+        return self._by_shape.get(shape)
+
+    def relatives(self, shape: LayerShape) -> Sequence[LayerTiming]:
+        """Return the times of shapes that differ from one in channels (and bias) only."""
+        return self._by_family.get(family(shape), ())
+
+    @cached_property
+    def _by_shape(self) -> dict[LayerShape, LayerTiming]:
+        return {layer.shape: layer for layer in self.layers}
+
+    @cached_property
+    def _by_family(self) -> dict[Family, list[LayerTiming]]:
+        found: dict[Family, list[LayerTiming]] = {}
+        for layer in self.layers:
+            found.setdefault(family(layer.shape), []).append(layer)
+        return found
 
     def model_timing(self, workload: Workload) -> ModelTiming | None:
         """Return the times of a whole model, or ``None`` when it was not measured at its shapes."""

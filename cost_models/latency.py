@@ -6,6 +6,7 @@ roofline's ``error_band``, most often.
 
 import math
 
+from cost_models.channel_latency import relative_dense_ms
 from cost_models.device_profile import DeviceProfile
 from cost_models.errors import CostModelError
 from cost_models.layer_timing import LayerTiming
@@ -138,7 +139,16 @@ def _require(profile: DeviceProfile | None) -> DeviceProfile:
 
 def _dense_ms(layer: LayerWorkload, shape: LayerShape, profile: DeviceProfile) -> float:
     timing = profile.timing(shape)
-    return timing.dense_ms if timing else _estimated_dense_ms(layer, shape, profile)
+    if timing:
+        return timing.dense_ms
+    relatives = profile.relatives(shape)
+    if not relatives:
+        return _estimated_dense_ms(layer, shape, profile)
+    try:
+        time_ms = relative_dense_ms(shape, relatives, profile.roofline, profile.facts)
+        return _finite(time_ms or 0.0)
+    except CostModelError as error:
+        raise CostModelError(f"layer {layer.name}: {error}") from error
 
 
 def _estimated_dense_ms(layer: LayerWorkload, shape: LayerShape, profile: DeviceProfile) -> float:

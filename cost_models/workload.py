@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from cost_models.channel_group import ChannelGroup
 from cost_models.documents import document
 from cost_models.errors import UnknownNameError
 from cost_models.shape_consistency import require_consistent
@@ -212,6 +213,7 @@ class Workload:
         products: products of activations with each other.
         graph: the model's ONNX graph with its weights left out, compressed, as text: by it the
             whole model is run on the target.  Empty where the model could not be exported.
+        channel_groups: channels that can go together; empty where nobody looked for them.
     """
 
     schema_version: Literal[2]
@@ -222,6 +224,7 @@ class Workload:
     unpriced: tuple[UnpricedOperation, ...] = ()
     products: tuple[ActivationProduct, ...] = ()
     graph: str = ""
+    channel_groups: tuple[ChannelGroup, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse workloads that contradict themselves."""
@@ -229,6 +232,9 @@ class Workload:
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise ValueError(f"layer {repeated[0]!r} appears twice")
+        groups = [group.name for group in self.channel_groups]
+        if len(set(groups)) < len(groups):
+            raise ValueError("channel_groups must not hold the same name twice")
         if sum(layer.num_weights for layer in self.layers) > self.num_parameters:
             raise ValueError("the layers hold more weights than num_parameters says")
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spartan_planner.bundled_profiles import load_profile
-    from spartan_planner.export import export_onnx, prune_one_shot
+    from spartan_planner.channels import load_pruned, save_pruned
+    from spartan_planner.export import export_onnx, prune_one_shot, smaller_model
     from spartan_planner.extraction import extract_workload
     from spartan_planner.lowering.files import lower_file
     from spartan_planner.plan_model import plan
@@ -38,12 +39,15 @@ __all__ = [
     "hard_topk",
     "load_data",
     "load_profile",
+    "load_pruned",
     "lower_file",
     "make_profile",
     "plan",
     "prune_one_shot",
     "read_plan",
     "run_recipe",
+    "save_pruned",
+    "smaller_model",
     "soft_topk",
     "train",
     "verify",
@@ -62,12 +66,15 @@ _HOMES = {
     "hard_topk": "transport",
     "load_data": "training",
     "load_profile": "bundled_profiles",
+    "load_pruned": "channels",
     "lower_file": "lowering.files",
     "make_profile": "profiling",
     "plan": "plan_model",
     "prune_one_shot": "export",
     "read_plan": "planning",
     "run_recipe": "training.recipe_run",
+    "save_pruned": "channels",
+    "smaller_model": "export",
     "soft_topk": "transport",
     "train": "training",
     "verify": "verification",

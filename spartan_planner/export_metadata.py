@@ -10,8 +10,9 @@ from onnx import ModelProto
 
 from cost_models.documents import document, parse_document, to_plain
 from spartan_planner.errors import ModelError
-from spartan_planner.planning import Plan, PlanBudget, PlanProfile, plan_fingerprint
+from spartan_planner.planning import Plan, PlanBudget, PlanLayer, PlanProfile, plan_fingerprint
 from spartan_planner.planning.document import DENSE
+from spartan_planner.planning.forms import COUNTED_COSTS
 
 METADATA_KEY = "spartan_planner"
 PLAN_KEY = "spartan_planner.plan"
@@ -104,8 +105,10 @@ def lowered_layers(plan: Plan, kept_sizes: Mapping[str, float]) -> frozenset[str
 
 def _executed(plan: Plan, cost: PlanBudget, kept_sizes: Mapping[str, float], form: str) -> float:
     """Return a cost of a file in that form; lowered layers are those that the plan says."""
-    if form == LOWERED:
+    if form == LOWERED or (plan.kept_units and cost.cost in COUNTED_COSTS):
         return plan.predicted(cost.cost, kept_sizes)
+    if plan.kept_units:
+        return cost.dense
     return cost.rest + sum(
         layer.predicted(cost.cost, kept_sizes.get(layer.name), lowered=False)
         for layer in plan.layers
@@ -124,11 +127,13 @@ def metadata_of(plan: Plan, kept_sizes: Mapping[str, float], form: str) -> Expor
         replace(cost, predicted=_executed(plan, cost, kept_sizes, form)) for cost in plan.all_costs
     )
     densities = {
-        layer.name: min(1.0, kept_sizes[layer.name] / layer.num_whole_blocks)
-        for layer in plan.sparse_layers
+        layer.name: _density(layer, kept_sizes)
+        for layer in plan.layers
+        if layer.is_sparse or layer.num_removed_weights
     }
-    num_weights = sum(layer.num_weights for layer in plan.layers)
-    num_kept = sum(layer.num_weights * densities.get(layer.name, 1.0) for layer in plan.layers)
+    sizes = {layer.name: layer.num_weights + layer.num_removed_weights for layer in plan.layers}
+    num_weights = sum(sizes.values())
+    num_kept = sum(size * densities.get(name, 1.0) for name, size in sizes.items())
     return ExportMetadata(
         plan.model,
         plan.model_fingerprint,
@@ -140,6 +145,12 @@ def metadata_of(plan: Plan, kept_sizes: Mapping[str, float], form: str) -> Expor
         plan_fingerprint(plan),
         plan.input_shapes,
     )
+
+
+def _density(layer: PlanLayer, kept_sizes: Mapping[str, float]) -> float:
+    """Share that is kept of a weight, as it was before channels went."""
+    share = min(1.0, kept_sizes[layer.name] / layer.num_whole_blocks) if layer.is_sparse else 1.0
+    return share * layer.num_weights / (layer.num_weights + layer.num_removed_weights)
 
 
 def metadata_of_dense(
@@ -172,7 +183,8 @@ def layer_promises(
     for layer in plan.layers:
         latency = layer.costs.get("latency") if knows_latency else None
         is_lowered = layer.name in lowered
-        predicted = dense = latency.dense if latency else None
+        dense = layer.whole_cost("latency") if latency else None
+        predicted = latency.dense if latency and form == LOWERED else dense
         if latency and is_lowered:
             predicted = latency.sparse(kept_sizes[layer.name])
         layout = layer.layout if is_lowered else DENSE

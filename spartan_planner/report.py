@@ -8,7 +8,7 @@ from rich.table import Table
 from cost_models import DeviceProfile, Workload
 from spartan_planner.advice import DENSITIES, Advice, LayoutAdvice
 from spartan_planner.granularities import WORTHWHILE
-from spartan_planner.planning import Plan, PlanBudget
+from spartan_planner.planning import Plan, PlanBudget, PlanGroup
 from spartan_planner.planning.compare import DevicePlan
 from spartan_planner.planning.sweep import Curve
 from spartan_planner.trial_rounds import Trial
@@ -152,16 +152,47 @@ def plan_table(plan: Plan) -> Table:
             f"{figure / scales[budget.cost]:.4g}"
             for budget in plan.budgets
             for figure in (
-                layer.costs[budget.cost].dense,
+                layer.whole_cost(budget.cost),
                 layer.predicted(budget.cost, lowered=layer.name in lowered),
             )
         ]
         blocks = f"{layer.num_kept_blocks}/{layer.num_blocks}" if layer.is_sparse else "all"
-        table.add_row(layer.name, layer.layout, f"{layer.density:.1%}", blocks, *figures)
+        treatment = plan.treatment(layer)
+        table.add_row(layer.name, treatment, f"{layer.whole_density:.1%}", blocks, *figures)
     if any(budget.rest for budget in plan.budgets):
         rests = [f"{b.rest / scales[b.cost]:.4g}" for b in plan.budgets for _ in range(2)]
         table.add_row("(rest)", "", "", "", *rests)
     return table
+
+
+def group_table(plan: Plan) -> Table:
+    """One row per group of channels: what stays of it, and why by price no more or less does."""
+    table = Table(
+        title="Channels that can only go together",
+        caption="worth: value over cost at the plan's price, of the last units that stay and of "
+        "the next ones, that go: what is worth more than 1 pays",
+    )
+    table.add_column("group", no_wrap=True)
+    table.add_column("kind", no_wrap=True)
+    for heading in ("units", "kept", "worth of last", "worth of next"):
+        table.add_column(heading, justify="right")
+    table.add_column("why")
+    for group in plan.groups:
+        worths = (group.worth_of_last, group.worth_of_next)
+        figures = ["-" if worth is None else f"{worth:.2f}" for worth in worths]
+        counts = str(group.num_units), str(group.num_kept_units)
+        table.add_row(group.name, group.kind, *counts, *figures, _why(group))
+    return table
+
+
+def _why(group: PlanGroup) -> str:
+    if group.fixed_because:
+        return f"stays: {group.fixed_because}"
+    if not group.is_shortened:
+        return "stays: all of it is worth its cost"
+    if group.worth_of_last is None:
+        return f"no fewer than {group.num_kept_units} may stay"
+    return "goes as far as others are worth more"
 
 
 def _energy_scale(budget: PlanBudget) -> tuple[float, str]:

@@ -152,7 +152,7 @@ def small_plan() -> Plan:
         }
 
     return Plan(
-        schema_version=3,
+        schema_version=4,
         model="small",
         model_fingerprint="f" * 64,
         weights_fingerprint="e" * 64,

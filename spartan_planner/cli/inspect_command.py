@@ -45,6 +45,14 @@ def inspect_command(
             "the whole model is timed on the target.",
         ),
     ] = True,
+    with_channels: Annotated[
+        bool,
+        typer.Option(
+            "--channels",
+            help="Find the groups of channels and heads that can be removed: 'profile' measures "
+            "layers at fewer channels too, and 'plan --layout channel' needs no torch.",
+        ),
+    ] = False,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -52,11 +60,13 @@ def inspect_command(
     if out:
         require_output(out, Path(model), inputs, checkpoint)
     if Path(model).suffix == ".onnx":
-        _refuse_torch_options(inputs, checkpoint, on_meta)
+        _refuse_torch_options(inputs, checkpoint, on_meta, with_channels)
         workload = _of_onnx(Path(model), input_shape, with_graph)
     else:
         embed = with_graph and out is not None
-        workload = _of_torch(model, input_shape, inputs, checkpoint, seed, on_meta, embed)
+        workload = _of_torch(
+            model, input_shape, inputs, checkpoint, seed, on_meta, embed, with_channels
+        )
     if out:
         write_document(out, workload)
     if as_json:
@@ -65,8 +75,15 @@ def inspect_command(
         _print_tables(workload)
 
 
-def _refuse_torch_options(inputs: Path | None, checkpoint: Path | None, on_meta: bool) -> None:
-    given = {"--inputs": inputs, "--checkpoint": checkpoint, "--meta": on_meta}
+def _refuse_torch_options(
+    inputs: Path | None, checkpoint: Path | None, on_meta: bool, with_channels: bool
+) -> None:
+    given = {
+        "--inputs": inputs,
+        "--checkpoint": checkpoint,
+        "--meta": on_meta,
+        "--channels": with_channels,
+    }
     names = [name for name, value in given.items() if value]
     if names:
         raise UsageError(
@@ -91,9 +108,11 @@ def _of_torch(
     seed: int,
     on_meta: bool,
     embed_graph: bool,
+    with_channels: bool,
 ) -> Workload:
     from spartan_planner.cli.load import load
-    from spartan_planner.extraction import extract_workload
+    from spartan_planner.extraction import extract_workload, inputs_for
+    from spartan_planner.plan_model import with_channel_groups
 
     if on_meta and checkpoint:
         raise UsageError(
@@ -101,6 +120,8 @@ def _of_torch(
         )
     loaded, examples = load(model, input_shape, inputs, checkpoint, seed, on_meta)
     workload = extract_workload(loaded, examples, model)
+    if with_channels:
+        workload = with_channel_groups(workload, loaded, inputs_for(loaded, examples))
     if not embed_graph:
         return workload
     return replace(workload, graph=_graph_of(loaded, examples, on_meta, workload))

@@ -17,6 +17,7 @@ from spartan_planner.cli.options import (
 from spartan_planner.cli.plan_options import (
     Beta,
     BudgetTexts,
+    ChannelMultiple,
     Compared,
     KeepDense,
     LayerLayout,
@@ -61,6 +62,7 @@ def plan_command(
     checkpoint: StreamedCheckpoint = None,
     on_meta: OnMeta = False,
     layout: LayoutTexts = None,
+    channel_multiple: ChannelMultiple = None,
     policy: PolicyName = "cost",
     keep_dense: KeepDense = None,
     min_density: MinDensity = None,
@@ -79,7 +81,13 @@ def plan_command(
     if out:
         require_output(out, Path(profile) if profile else None, inputs, checkpoint, Path(model))
     refuse_contradictions(out, profile, with_sweep, compare)
-    request = request_of(budget, layout, (keep_dense, min_density, layer_layout), policy, beta)
+    bounds = (keep_dense, min_density, layer_layout)
+    request = request_of(budget, layout, bounds, policy, beta, channel_multiple)
+    if request.channels and (with_sweep or is_tried):
+        raise UsageError(
+            "--sweep and --try know no channels yet; leave them out, or the layouts channel, head "
+            "and auto"
+        )
     trial = trial_wish(is_tried, try_tolerance, try_profile, profile)
     if trial and (with_sweep or on_meta or Path(model).suffix in (".onnx", ".yaml", ".yml")):
         raise UsageError(
@@ -90,7 +98,8 @@ def plan_command(
 
     devices = [load_profile(name) for name in compare or ()]
     request = replace(request, profile=load_profile(profile) if profile else None)
-    source = read_source(model, input_shape, inputs, checkpoint, on_meta, seed)
+    with_channels = request.channels is not None
+    source = read_source(model, input_shape, inputs, checkpoint, on_meta, seed, with_channels)
     if devices:
         _compare(source, request, devices, as_json)
     elif with_sweep:

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from cost_models import Layout
 from spartan_planner.errors import UsageError
 from spartan_planner.planning import PlanRequest, Schedule
 from spartan_planner.planning.bounds import parse_bounds
 from spartan_planner.planning.budget import parse_budgets
 from spartan_planner.planning.policies import parse_policy
+from spartan_planner.planning.request import read_layouts
 
 CURVE_SUFFIXES = (".csv", ".json", ".yaml")
 """How a curve can be written."""
@@ -57,9 +57,20 @@ LayoutTexts = Annotated[
     list[str] | None,
     typer.Option(
         "--layout",
-        help="Layouts to choose from, such as tile:64x1@16, tile:64x1, element or 2:4. By "
-        "default those that the profile measured or that can be lowered, and n:m where the "
-        "device has it; without a profile, tile:64x1 for linear layers.",
+        help="Layouts to choose from: channel, head, tile:64x1@16, tile:64x1, element, 2:4; auto "
+        "stands for channel, head and the default ones. By default those that the profile "
+        "measured or that can be lowered, and n:m where the device has it; without a profile, "
+        "tile:64x1 for linear layers.",
+    ),
+]
+ChannelMultiple = Annotated[
+    int | None,
+    typer.Option(
+        "--channel-multiple",
+        min=1,
+        max=4096,
+        help="With channel or auto: keep a multiple of so many channels of every group, or all; "
+        "by default 16, the vector step, or less where a group is small.",
     ),
 ]
 PolicyName = Annotated[
@@ -103,6 +114,7 @@ def request_of(
     bounds: tuple[Sequence[str] | None, Sequence[str] | None, Sequence[str] | None],
     policy: str,
     beta: float | None,
+    channel_multiple: int | None = None,
 ) -> PlanRequest:
     """Read what is asked of the plan; the profile is still to be added.
 
@@ -112,6 +124,7 @@ def request_of(
         bounds: texts of ``--keep-dense``, ``--min-density`` and ``--layer-layout``.
         policy: name of the policy.
         beta: sharpness, where given.
+        channel_multiple: channels that a group may keep are a multiple of it.
 
     Raises:
         UsageError, UnknownNameError: a text that is not understood.
@@ -119,12 +132,14 @@ def request_of(
     if beta is not None and not 0 < beta < math.inf:
         raise UsageError(f"beta {beta} must be positive and finite")
     keep_dense, min_density, layer_layout = (texts or () for texts in bounds)
+    layouts, channels = read_layouts(layout or (), channel_multiple)
     return PlanRequest(
         parse_budgets(budget),
-        layouts=[Layout.parse(text) for text in layout or ()],
+        layouts=layouts,
         bounds=parse_bounds(keep_dense, min_density, layer_layout),
         policy=parse_policy(policy),
         schedule=Schedule() if beta is None else Schedule(beta=beta),
+        channels=channels,
     )
 
 

@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 
 def show_plan(made: Plan) -> None:
     """Print a plan, its totals, and what a user should know."""
-    from spartan_planner.report import plan_table, totals_table
+    from spartan_planner.report import group_table, plan_table, totals_table
 
     show(plan_table(made))
+    if made.groups:
+        show(group_table(made))
     show(totals_table(made.all_costs))
     if made.unpriced_operations:
         names = ", ".join(f"{op} x{count}" for op, count in made.unpriced_operations.items())
@@ -27,10 +29,19 @@ def show_plan(made: Plan) -> None:
         show(f"warning: {warning}")
     for cost, reason in made.not_priced.items():
         show(f"{cost} cannot be told: {reason}")
-    show(
-        f"retains {made.retained_value:.1%} of the sum of absolute weights; proven to be within "
-        f"{made.duality_gap:.2%} of the most that any plan within these budgets can retain"
-    )
+    show(f"retains {made.retained_value:.1%} of the sum of absolute weights; {_how_good(made)}")
+
+
+def _how_good(made: Plan) -> str:
+    """How near a plan is to the best one, or what other plans retain where nobody can tell."""
+    if made.duality_gap is not None:
+        return (
+            f"proven to be within {made.duality_gap:.2%} of the most that any plan within these "
+            "budgets can retain"
+        )
+    names = {"tile": "blocks", "channel": "channels", "channel+tile": "channels and blocks"}
+    found = ", ".join(f"{names[kind]} {share:.1%}" for kind, share in made.retained_by.items())
+    return f"the best plans found within these budgets, by what they prune: {found}"
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
@@ -49,6 +60,8 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "retained_value": plan.retained_value,
         "duality_gap": plan.duality_gap,
         "warnings": list(plan.warnings),
+        "groups": plain["groups"],
+        "retained_by": plain["retained_by"],
         "layers": plain["layers"],
     }
 

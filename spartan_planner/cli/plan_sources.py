@@ -39,6 +39,7 @@ def read_source(
     checkpoint: Path | None,
     on_meta: bool,
     seed: int,
+    with_channels: bool = False,
 ) -> Source:
     """Read a model by what its name ends with: ``.onnx``, ``.yaml`` (a workload), or torch's.
 
@@ -56,8 +57,14 @@ def read_source(
         _refuse("a workload", {"--inputs": inputs, "--input-shape": input_shape, "--meta": on_meta})
         return _of_workload(Path(model), checkpoint)
     if on_meta:
+        if with_channels:
+            raise UsageError(
+                "channel groups are found by comparing a smaller model with the masked one, which "
+                "--meta has no values for; leave it out, or plan a workload made by 'inspect "
+                "--channels'"
+            )
         return _of_meta(model, input_shape, inputs, checkpoint, seed)
-    return _of_torch(model, input_shape, inputs, checkpoint, seed)
+    return _of_torch(model, input_shape, inputs, checkpoint, seed, with_channels)
 
 
 def _refuse(kind: str, options: dict[str, object]) -> None:
@@ -111,14 +118,21 @@ def _of_meta(
 
 
 def _of_torch(
-    model: str, input_shape: str | None, inputs: Path | None, checkpoint: Path | None, seed: int
+    model: str,
+    input_shape: str | None,
+    inputs: Path | None,
+    checkpoint: Path | None,
+    seed: int,
+    with_channels: bool,
 ) -> Source:
     from spartan_planner.cli.load import load
     from spartan_planner.extraction import extract_workload, inputs_for
-    from spartan_planner.plan_model import TorchWeights, described
+    from spartan_planner.plan_model import TorchWeights, described, with_channel_groups
 
     loaded, examples = load(model, input_shape, inputs, checkpoint, seed)
     suited = inputs_for(loaded, examples)
     workload = extract_workload(loaded, suited, model)
+    if with_channels:
+        workload = with_channel_groups(workload, loaded, suited)
     weights = TorchWeights(dict(loaded.named_parameters()))
     return Source(workload, weights, *described(suited), (loaded, suited))

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from cost_models import Layout, LayoutKind
 from spartan_planner.blocks import tile_shape
+from spartan_planner.export.smaller import smaller_model
 from spartan_planner.planned_parameters import planned_parameters
 from spartan_planner.planning import Plan
 from spartan_planner.transport import tile_values
@@ -41,9 +42,15 @@ def kept_size(weight: Tensor, layout: Layout) -> float:
 def kept_sizes(model: nn.Module, plan: Plan) -> dict[str, float]:
     """Return the sizes of what all planned layers keep, by name, in whole blocks.
 
+    Where channels go these are blocks of what they leave.
+
     Raises:
         PlanError: the plan belongs to another model.
+        ExportError: more units of a channel group are read than the plan keeps.
     """
+    if plan.kept_units and plan.sparse_layers:
+        left = smaller_model(model, plan)
+        return kept_sizes(left.model, left.plan)
     parameters = planned_parameters(model, plan)
     return {
         layer.name: kept_size(parameters[layer.name], Layout.parse(layer.layout))

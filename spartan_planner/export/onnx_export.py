@@ -1,7 +1,7 @@
 """Exporting: masked, sparse or lowered ONNX, checked before it appears."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from spartan_planner.export.layer_nodes import layer_nodes, names_by_layer, weig
 from spartan_planner.export.model_files import is_external, write_files
 from spartan_planner.export.promises import promise_of, without_device_costs
 from spartan_planner.export.settings import DTYPES, ExportSettings
+from spartan_planner.export.smaller import smaller_model
 from spartan_planner.export.sparse_initializers import store_sparse
 from spartan_planner.export.torch_to_onnx import torch_to_onnx
 from spartan_planner.export_metadata import (
@@ -96,8 +97,12 @@ def export_onnx(
     if form is Form.LOWERED:
         require_lowerable(plan)
     inputs = inputs_for(model, example_inputs)
-    promise = promise_of(model, plan, inputs, form)
-    draft = _draft(model, plan, inputs, form, settings)
+    # Masked files are as large as the model; in a lowered one removed channels are gone.
+    left = smaller_model(model, plan) if plan else None
+    sizes = kept_sizes(left.model, left.plan) if left else {}
+    promise = promise_of(model, plan, inputs, form, sizes)
+    drafted = left.model if left and form is Form.LOWERED else model
+    draft = _draft(drafted, plan, sizes, inputs, form, settings)
     if draft.is_converted and len(without_device_costs(promise).costs) < len(promise.costs):
         promise = without_device_costs(promise)
         notes.append(
@@ -135,6 +140,7 @@ class _Draft:
 def _draft(
     model: nn.Module,
     plan: Plan | None,
+    sizes: Mapping[str, float],
     inputs: Sequence[Tensor],
     form: Form,
     settings: ExportSettings,
@@ -152,7 +158,7 @@ def _draft(
     if plan is None:
         return _Draft(graph, (), (), dtype, is_converted)
     weights = weight_names(exported, graph, [layer.name for layer in plan.layers])
-    nodes, sizes = layer_nodes(graph, weights), kept_sizes(model, plan)
+    nodes = layer_nodes(graph, weights)
     lowered: tuple[LoweredLayer, ...] = ()
     if form is Form.LOWERED:
         paying = lowered_layers(plan, sizes)

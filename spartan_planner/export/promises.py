@@ -1,7 +1,7 @@
 """What an exported file says about itself, told from the model, the plan and the form."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from spartan_planner.errors import ExportError, PlanError
 from spartan_planner.export.forms import Form
-from spartan_planner.export.kept_sizes import kept_sizes
 from spartan_planner.export_metadata import (
     LOWERED,
     ExportMetadata,
@@ -23,7 +22,11 @@ from spartan_planner.planning.forms import COUNTED_COSTS
 
 
 def promise_of(
-    model: nn.Module, plan: Plan | None, inputs: Sequence[Tensor], form: Form
+    model: nn.Module,
+    plan: Plan | None,
+    inputs: Sequence[Tensor],
+    form: Form,
+    sizes: Mapping[str, float],
 ) -> ExportMetadata:
     """Return what a file of this form promises, once the weights are seen to keep the plan.
 
@@ -32,12 +35,13 @@ def promise_of(
         plan: that they were trained to, if any.
         inputs: example inputs.
         form: of the file.
+        sizes: what each sparse layer keeps, in whole blocks.
 
     Raises:
         PlanError: the plan belongs to another model, or to other shapes of inputs.
         ExportError: the weights cost more than the plan allows.
     """
-    metadata = _planned(model, plan, inputs, form) if plan else _unplanned(model, inputs, form)
+    metadata = _planned(plan, inputs, form, sizes) if plan else _unplanned(model, inputs, form)
     return replace(
         metadata,
         input_ranges=tuple(_range(item) for item in inputs),
@@ -80,8 +84,9 @@ def _unplanned(model: nn.Module, inputs: Sequence[Tensor], form: Form) -> Export
     return replace(metadata, form=form.value) if form is Form.SPARSE else metadata
 
 
-def _planned(model: nn.Module, plan: Plan, inputs: Sequence[Tensor], form: Form) -> ExportMetadata:
-    sizes = kept_sizes(model, plan)
+def _planned(
+    plan: Plan, inputs: Sequence[Tensor], form: Form, sizes: Mapping[str, float]
+) -> ExportMetadata:
     if plan.input_shapes and shapes_of(inputs) != plan.input_shapes:
         raise PlanError(
             f"the plan was made for inputs of shape {plan.input_shapes}, these are "

@@ -52,7 +52,7 @@ def extract_workload(
     batch_size = _batch_size(inputs)
     recorder = Recorder(model)
     try:
-        with _everything_visible(model), recorder:
+        with everything_visible(model), recorder:
             model(*inputs)
     except (Exception, SystemExit) as error:
         raise ModelError(_does_not_run(model, model_name, inputs, error)) from error
@@ -123,7 +123,7 @@ def _batch_size(example_inputs: Sequence[Tensor]) -> int:
 
 
 @contextmanager
-def _everything_visible(model: nn.Module) -> Iterator[None]:
+def everything_visible(model: nn.Module) -> Iterator[None]:
     """Evaluate without gradients and with no kernel that hides the products inside it."""
     parameter: Any = next(model.parameters(), None)
     were_training = [module for module in model.modules() if module.training]

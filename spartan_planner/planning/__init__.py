@@ -4,9 +4,11 @@ from spartan_planner.planning.allocation import Allocation, LayerChoice, allocat
 from spartan_planner.planning.bounds import Bound
 from spartan_planner.planning.budget import Budget, parse_budget
 from spartan_planner.planning.candidates import LayerCandidates, SparseCandidate
+from spartan_planner.planning.channel_groups import ChannelWish
 from spartan_planner.planning.document import (
     Plan,
     PlanBudget,
+    PlanGroup,
     PlanLayer,
     PlanMeasurement,
     PlanProfile,
@@ -36,12 +38,14 @@ __all__ = [
     "ArrayWeights",
     "Bound",
     "Budget",
+    "ChannelWish",
     "LayerCandidates",
     "LayerChoice",
     "LayerValues",
     "OnnxWeights",
     "Plan",
     "PlanBudget",
+    "PlanGroup",
     "PlanLayer",
     "PlanMeasurement",
     "PlanProblem",

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from cost_models import CostModelError, DeviceProfile, Layout, Workload, cost_model
+from cost_models.channel_cost import reduce
 from spartan_planner.errors import InfeasibleBudgetError, UsageError
 from spartan_planner.planning.document import Plan
 from spartan_planner.planning.pricing import layer_cost
@@ -72,6 +73,9 @@ def cost_of_plan(plan: Plan, workload: Workload, cost: str, profile: DeviceProfi
     """
     try:
         models = {name: cost_model(name) for name in {cost, *plan.deciding_costs}}
+        if plan.kept_units:
+            left = reduce(workload, plan.kept_units, profile)
+            workload, profile = left.workload, left.profile or profile
         total = models[cost].rest(workload, profile)
         for planned in plan.layers:
             layout = Layout.parse(planned.layout) if planned.is_sparse else None

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -59,7 +59,8 @@ class PlanBudget:
         dense: cost of the dense model.
         asked: the limit; ``None`` where the cost is only reported.
         predicted: cost of the planned model; at most ``asked``.
-        rest: part of all three that belongs to no layer.
+        rest: part of ``predicted`` that belongs to no layer; where no channels go, part of
+            ``dense`` as well.
         is_relative: whether the limit was asked for as a share of dense.
         price: value per unit of cost at which a block is just worth keeping; 0 where the budget
             does not bind.
@@ -77,13 +78,59 @@ class PlanBudget:
 
 @document
 @dataclass(frozen=True)
+class PlanGroup:
+    """What a plan makes of one group of channels or heads.
+
+    Attributes:
+        name: the group's name in the workload.
+        kind: ``channel`` or ``head``.
+        num_units: units that the model has.
+        num_kept_units: units to keep, the most valuable first.
+        multiple: units kept are a multiple of this, or all.
+        worth_of_last: value of the last ``multiple`` units that stay over what they cost at the
+            plan's prices, by the true cost; ``None`` where no more may go or no budget binds.
+        worth_of_next: the same of the next ones, that go; ``None`` where none go.
+        fixed_because: why the group must stay whole; empty where it need not.
+    """
+
+    name: str
+    kind: Literal["channel", "head"]
+    num_units: int
+    num_kept_units: int
+    multiple: int
+    worth_of_last: float | None = None
+    worth_of_next: float | None = None
+    fixed_because: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse counts that contradict themselves."""
+        if not 1 <= self.num_kept_units <= self.num_units:
+            raise ValueError("num_kept_units must lie between 1 and num_units")
+        if self.multiple < 1:
+            raise ValueError("multiple must be at least 1")
+        if self.is_shortened and self.num_kept_units % self.multiple:
+            raise ValueError("num_kept_units must be a multiple of 'multiple', or all units")
+        if self.is_shortened and self.fixed_because:
+            raise ValueError("a group that must stay whole cannot lose units")
+
+    @property
+    def is_shortened(self) -> bool:
+        """Whether units of it go."""
+        return self.num_kept_units < self.num_units
+
+
+@document
+@dataclass(frozen=True)
 class PlanLayer:
     """What a plan makes of one layer.
+
+    Where channels go (``Plan.groups``), layout, blocks, density and costs are those of the smaller
+    weight that is left.
 
     Attributes:
         name: the weight's name in the model.
         layout: ``dense`` or the text form of a layout.
-        num_weights: elements of the weight.
+        num_weights: elements of the weight, those of removed channels left out.
         num_blocks: blocks of the layout; 0 where dense.
         num_kept_blocks: blocks to keep; 0 where dense.
         kept_size: their size in whole blocks, below their number where one is ragged; 0 where
@@ -92,6 +139,9 @@ class PlanLayer:
         costs: by cost model, the layer's linear cost (where dense, only ``dense`` counts).
         min_kept_blocks: blocks, the most valuable first, that are kept whatever the price: a
             bound's minimum density, the first rank slice of a balanced layout, or n of n:m.
+        num_removed_weights: elements that go with removed channels.
+        cut_by: the groups that lose units of this layer's weight.
+        whole_costs: by cost model, the dense cost before channels went; empty where none go.
     """
 
     name: str
@@ -103,6 +153,9 @@ class PlanLayer:
     density: float
     costs: dict[str, LinearCost]
     min_kept_blocks: int = 0
+    num_removed_weights: int = 0
+    cut_by: tuple[str, ...] = ()
+    whole_costs: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse layouts and counts that contradict themselves."""
@@ -118,10 +171,21 @@ class PlanLayer:
             raise ValueError("min_kept_blocks must lie between 0 and num_kept_blocks")
         if not 0 <= self.density <= 1:
             raise ValueError("density must lie between 0 and 1")
+        if self.num_removed_weights < 0:
+            raise ValueError("num_removed_weights must be at least 0")
+
+    def whole_cost(self, cost: str) -> float:
+        """Return the dense cost of the layer before channels went."""
+        return self.whole_costs.get(cost, self.costs[cost].dense)
+
+    @property
+    def whole_density(self) -> float:
+        """Planned share of the elements that the layer had before channels went."""
+        return self.density * self.num_weights / (self.num_weights + self.num_removed_weights)
 
     @property
     def is_sparse(self) -> bool:
-        """Whether the layer is to be pruned."""
+        """Whether blocks of the weight, as channels leave it, are to be pruned."""
         return self.layout != DENSE
 
     @property
@@ -204,14 +268,19 @@ class Plan:
         not_priced: cost models that could not tell, with the reason.
         unpriced_operations: operations that no cost of this plan contains, and their calls.
         retained_value: share of the sum of absolute weights of all layers that is kept.
-        duality_gap: share by which the retained value may fall short of the best at most.
+        duality_gap: share by which the retained value may fall short of the best at most; ``None``
+            where channels may go: their costs are bilinear, and no such bound is known.
         schedule: how to train.
         layers: every layer of the workload.
         warnings: what to know before training or trusting the figures, such as layouts that do not
             pay or layers that were estimated.
+        groups: channel groups that were considered; empty where no channels may go.
+        retained_by: where they may, the retained value of the best plan found of each kind that
+            meets the budgets: ``tile`` (no channels go), ``channel`` (nothing else is pruned) and
+            ``channel+tile``.
     """
 
-    schema_version: Literal[3]
+    schema_version: Literal[4]
     model: str
     model_fingerprint: str
     weights_fingerprint: str
@@ -224,10 +293,12 @@ class Plan:
     not_priced: dict[str, str]
     unpriced_operations: dict[str, int]
     retained_value: float
-    duality_gap: float
+    duality_gap: float | None
     schedule: Schedule
     layers: tuple[PlanLayer, ...]
     warnings: tuple[str, ...] = ()
+    groups: tuple[PlanGroup, ...] = ()
+    retained_by: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse plans that break their own promise."""
@@ -236,6 +307,12 @@ class Plan:
         names = [layer.name for layer in self.layers]
         if len(set(names)) < len(names):
             raise ValueError("a layer appears twice")
+        groups = [group.name for group in self.groups]
+        if len(set(groups)) < len(groups):
+            raise ValueError("a channel group appears twice")
+        unknown = {name for layer in self.layers for name in layer.cut_by} - self.kept_units.keys()
+        if unknown:
+            raise ValueError(f"no channel group {min(unknown)!r} loses units")
         for layer in self.layers:
             for total in (*self.budgets, *self.totals):
                 if total.cost not in layer.costs:
@@ -257,6 +334,17 @@ class Plan:
         if any(budget.price > 0 for budget in self.budgets):
             return {budget.cost: budget.price for budget in self.budgets}
         return {b.cost: 1 / b.asked if b.asked else 1.0 for b in self.budgets}
+
+    def treatment(self, layer: PlanLayer) -> str:
+        """Return what becomes of a layer: ``dense``, ``channel``, a layout, or both of these."""
+        kinds = [group.kind for group in self.groups if group.name in layer.cut_by]
+        parts = [*dict.fromkeys(kinds), *([layer.layout] if layer.is_sparse else [])]
+        return "+".join(parts) or DENSE
+
+    @property
+    def kept_units(self) -> dict[str, int]:
+        """By name of each group that loses units, how many it keeps."""
+        return {group.name: group.num_kept_units for group in self.groups if group.is_shortened}
 
     @property
     def budget(self) -> PlanBudget:

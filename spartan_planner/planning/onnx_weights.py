@@ -14,7 +14,12 @@ from spartan_planner.errors import PlanError
 from spartan_planner.graph_skeleton.tensors import is_external, named_tensors, num_elements
 from spartan_planner.onnx_workload import WeightUse, weight_uses_of_onnx
 from spartan_planner.planning.onnx_quantization import Quantization, quantizations_of
-from spartan_planner.planning.weights import LayerValues, values_of_rows, widened
+from spartan_planner.planning.weights import (
+    LayerValues,
+    ReadRows,
+    rows_of_array,
+    values_of_rows,
+)
 
 _TYPES: dict[int, type[np.generic]] = {
     TensorProto.FLOAT: np.float32,
@@ -77,14 +82,18 @@ class OnnxWeights:
             PlanError: its weight is missing, of another shape, of a type that holds no plain
                 numbers, quantized without its scale, cannot be read or is not finite.
         """
+        return values_of_rows(layer, self.stored_shape(layer), self.rows(layer), layouts)
+
+    def rows(self, layer: LayerWorkload) -> ReadRows:
+        """Return what reads rows of a layer's tensor, outputs first where it is stored transposed.
+
+        Raises:
+            PlanError: as ``values``.
+        """
         array = self._array(layer.name, self._tensor(layer.name))
         if self.uses[layer.name][0].weight.is_quantized:
             array = self._dequantized(layer.name, array)
-        if self._is_transposed(layer.name):
-            array = array.T
-        return values_of_rows(
-            layer, array.shape, lambda start, stop: widened(array[start:stop]), layouts
-        )
+        return rows_of_array(array.T if self._is_transposed(layer.name) else array)
 
     def _tensor(self, name: str) -> TensorProto:
         if name not in self.tensors:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from cost_models import DeviceProfile, Layout
+from spartan_planner.planning.candidates import Costs
 from spartan_planner.planning.document import PlanLayer
 from spartan_planner.planning.estimate_warnings import estimate_warnings
 from spartan_planner.planning.fixed_layers import fixed_layers_warning
@@ -10,12 +11,22 @@ from spartan_planner.planning.problem import PlanProblem
 
 
 def plan_warnings(
-    problem: PlanProblem, planned: Sequence[PlanLayer], profile: DeviceProfile | None
+    problem: PlanProblem,
+    planned: Sequence[PlanLayer],
+    profile: DeviceProfile | None,
+    dense: Costs | None = None,
 ) -> tuple[str, ...]:
-    """Return sentences about budgets, layouts, and layers: fixed, estimated, thin, masked."""
+    """Return sentences about budgets, layouts, and layers: fixed, estimated, thin, masked.
+
+    Args:
+        problem: what there was to choose from.
+        planned: what became of it.
+        profile: the device, where one is needed.
+        dense: ``[budgets]``, cost of the dense model, where channels went before.
+    """
     estimated = estimate_warnings(problem.workload, planned, profile) if profile else ()
     return (
-        *_budgets_above_dense(problem),
+        *_budgets_above_dense(problem, problem.dense if dense is None else dense),
         *_layouts_that_never_pay(problem),
         *fixed_layers_warning(problem.workload),
         *estimated,
@@ -37,10 +48,10 @@ def thin_layers_warning(planned: Sequence[PlanLayer]) -> tuple[str, ...]:
     A plan keeps what is worth most per cost over the whole model; where the weights of one layer
     are small throughout, little of it is left, though it may be the only way through the model.
     """
-    thin = [layer for layer in planned if layer.is_sparse and layer.density < THIN_DENSITY]
+    thin = [layer for layer in planned if layer.whole_density < THIN_DENSITY]
     if not thin:
         return ()
-    names = ", ".join(f"{layer.name} ({layer.density:.1%})" for layer in thin[:MAX_NAMED])
+    names = ", ".join(f"{layer.name} ({layer.whole_density:.1%})" for layer in thin[:MAX_NAMED])
     more = f" and {len(thin) - MAX_NAMED} more" if len(thin) > MAX_NAMED else ""
     return (
         f"less than {THIN_DENSITY:.0%} is kept of {names}{more}, which may cut the model off "
@@ -48,12 +59,12 @@ def thin_layers_warning(planned: Sequence[PlanLayer]) -> tuple[str, ...]:
     )
 
 
-def _budgets_above_dense(problem: PlanProblem) -> list[str]:
+def _budgets_above_dense(problem: PlanProblem, all_dense: Costs) -> list[str]:
     return [
         f"the budget on {budget.cost} does not bind: it allows {asked:.4g} {model.unit}, the dense "
         f"model needs {dense:.4g}"
         for budget, model, asked, dense in zip(
-            problem.budgets, problem.models, problem.asked, problem.dense, strict=True
+            problem.budgets, problem.models, problem.asked, all_dense, strict=True
         )
         if asked > dense * (1 + ABOVE)
     ]

@@ -138,13 +138,42 @@ class PlanProblem:
         )
 
 
-def prepare(workload: Workload, weights: Weights, request: PlanRequest) -> PlanProblem:
+def prepare(
+    workload: Workload, weights: Weights, request: PlanRequest, *, may_all_stay: bool = False
+) -> PlanProblem:
     """Read the weights once and price every layer in every layout.
+
+    Args:
+        workload: the model.
+        weights: its weights.
+        request: what is asked of the plan.
+        may_all_stay: whether it is no mistake that no layer can be pruned in any layout.
 
     Raises:
         UsageError: no budget, two budgets on one cost, or a bound that matches no layer.
         CostModelError: a layer cannot be priced.
         PlanError: no layer can be pruned in any of the layouts, or weights are not finite.
+    """
+    names = [budget.cost for budget in request.budgets]
+    require_sound(workload, request)
+    models = tuple(cost_model(name) for name in names)
+    rest = np.array([model.rest(workload, request.profile) for model in models])
+    read = [_candidates(layer, models, weights, request) for layer in workload.layers]
+    layers = tuple(candidates for candidates, _ in read)
+    if not may_all_stay and not any(layer.sparse for layer in layers):
+        raise PlanError(nothing_to_prune(workload))
+    fingerprint = weights_fingerprint({candidates.name: bits for candidates, bits in read})
+    budgets = tuple(request.budgets)
+    none = np.zeros(len(names))
+    problem = PlanProblem(workload, budgets, models, layers, rest, none, fingerprint)
+    return problem.with_budgets(budgets)
+
+
+def require_sound(workload: Workload, request: PlanRequest) -> None:
+    """Refuse what no plan can be asked for.
+
+    Raises:
+        UsageError: no budget, two budgets on one cost, or a bound that matches no layer.
     """
     names = [budget.cost for budget in request.budgets]
     if not names or len(set(names)) < len(names):
@@ -153,17 +182,6 @@ def prepare(workload: Workload, weights: Weights, request: PlanRequest) -> PlanP
             "most one on each cost"
         )
     require_matches(workload.layers, request.bounds)
-    models = tuple(cost_model(name) for name in names)
-    rest = np.array([model.rest(workload, request.profile) for model in models])
-    read = [_candidates(layer, models, weights, request) for layer in workload.layers]
-    layers = tuple(candidates for candidates, _ in read)
-    if not any(layer.sparse for layer in layers):
-        raise PlanError(nothing_to_prune(workload))
-    fingerprint = weights_fingerprint({candidates.name: bits for candidates, bits in read})
-    budgets = tuple(request.budgets)
-    none = np.zeros(len(names))
-    problem = PlanProblem(workload, budgets, models, layers, rest, none, fingerprint)
-    return problem.with_budgets(budgets)
 
 
 def _all_dense(layers: Sequence[LayerCandidates]) -> Allocation:

@@ -16,7 +16,12 @@ from numpy.typing import NDArray
 
 from cost_models import LayerWorkload, Layout
 from spartan_planner.errors import PlanError
-from spartan_planner.planning.weights import LayerValues, values_of_rows, widened
+from spartan_planner.planning.weights import (
+    LayerValues,
+    ReadRows,
+    rows_of_array,
+    values_of_rows,
+)
 
 _MAX_HEADER_BYTES = 100 * 1024 * 1024
 _TYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
@@ -128,11 +133,15 @@ class SafetensorsWeights:
             PlanError: its weight is missing, of another shape, of a type that holds no plain
                 numbers, or not finite.
         """
-        tensor = self._tensor(layer.name)
-        rows = tensor.rows()
-        return values_of_rows(
-            layer, tensor.shape, lambda start, stop: widened(rows[start:stop]), layouts
-        )
+        return values_of_rows(layer, self.stored_shape(layer), self.rows(layer), layouts)
+
+    def rows(self, layer: LayerWorkload) -> ReadRows:
+        """Return what reads rows of a layer's tensor, mapped into memory.
+
+        Raises:
+            PlanError: it is missing, or of a type that holds no plain numbers.
+        """
+        return rows_of_array(self._tensor(layer.name).rows())
 
     def _tensor(self, name: str) -> StoredTensor:
         found = [name] if name in self.tensors else self._ending_with(name)

@@ -54,6 +54,14 @@ class Weights(Protocol):
         """
         ...
 
+    def rows(self, layer: LayerWorkload) -> ReadRows:
+        """Return what reads rows of a layer's weight, in the shape that ``stored_shape`` says.
+
+        Raises:
+            PlanError: its weights are missing or hold no plain numbers.
+        """
+        ...
+
     def values(self, layer: LayerWorkload, layouts: Sequence[Layout]) -> LayerValues:
         """Return what a layer is worth in each layout.
 
@@ -75,19 +83,19 @@ class ArrayWeights:
             raise PlanError(f"the weights have no {layer.name!r}; give those of this model")
         return self.arrays[layer.name].shape
 
-    def values(self, layer: LayerWorkload, layouts: Sequence[Layout]) -> LayerValues:
+    def rows(self, layer: LayerWorkload) -> ReadRows:
         """See :class:`Weights`."""
         self.stored_shape(layer)
-        return values_of_array(layer, self.arrays[layer.name], layouts)
+        return rows_of_array(self.arrays[layer.name])
+
+    def values(self, layer: LayerWorkload, layouts: Sequence[Layout]) -> LayerValues:
+        """See :class:`Weights`."""
+        return values_of_rows(layer, self.stored_shape(layer), self.rows(layer), layouts)
 
 
-def values_of_array(
-    layer: LayerWorkload, weight: NDArray[np.floating], layouts: Sequence[Layout]
-) -> LayerValues:
-    """Return what a weight is worth; see :func:`values_of_rows`."""
-    return values_of_rows(
-        layer, weight.shape, lambda start, stop: widened(weight[start:stop]), layouts
-    )
+def rows_of_array(weight: NDArray[np.generic]) -> ReadRows:
+    """Return what reads rows of an array."""
+    return lambda start, stop: widened(weight[start:stop])
 
 
 def widened(piece: NDArray[np.generic]) -> NDArray[np.floating]:

@@ -32,9 +32,13 @@ class Method(ABC):
 
     Attributes:
         name: what plans and the command line call it.
+        revives: whether what was pruned may come back while masks move.
+        softens: whether the forward pass sees soft masks as well.
     """
 
     name: str
+    revives = False
+    softens = False
 
     def point(self, schedule: Schedule, step: int, total_steps: int) -> SchedulePoint:
         """Return where training stands after ``step`` optimizer steps."""
@@ -53,6 +57,7 @@ class Spartan(Method):
     """The paper's method: soft top-k in the backward pass, hard selection in the forward pass."""
 
     name = "spartan"
+    revives = softens = True
 
     def prune(self, competition: Competition, point: SchedulePoint) -> None:
         """Put ``theta m h`` into the parameters and keep theta aside."""
@@ -70,6 +75,7 @@ class DualAveraging(Method):
     """Top-KAST without backward sparsity: hard masks forward, dense gradients to the latents."""
 
     name = "dual_averaging"
+    revives = True
 
     def prune(self, competition: Competition, point: SchedulePoint) -> None:
         """Put ``theta h`` into the parameters and keep theta aside."""

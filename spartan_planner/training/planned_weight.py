@@ -232,6 +232,11 @@ class PlannedWeight:
         local = self.local
         return self.flat(local) if self.in_order(local).is_contiguous() else None
 
+    def expanded(self, figures: Tensor) -> Tensor:
+        """Return figures of blocks (n:m: of elements, in memory order) as the weight's elements."""
+        wide = figures if self.is_pattern else self.assignment.expand(figures)
+        return wide.permute(self._back)
+
     def mask_gradient(self) -> Tensor:
         """Return ``g_b = sum G theta`` for each block, zero where no gradient arrived."""
         theta = self.in_order(self.dense)

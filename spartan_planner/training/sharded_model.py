@@ -84,6 +84,11 @@ def _cuts(model: nn.Module, plan: Plan | None, num_parts: int) -> dict[int, int]
     """Return the dimension along which each sparse layer's weight is cut, by its id."""
     if plan is None:
         return {}
+    if plan.kept_units:
+        raise TrainingError(
+            "the plan removes channels, which are trained in whole parameters only; train with "
+            "copies of the model instead of spreading it"
+        )
     parameters = planned_parameters(model, plan)
     return {
         id(parameters[layer.name]): _cut(

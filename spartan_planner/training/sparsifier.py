@@ -19,6 +19,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
+from cost_models import ChannelGroup
+from spartan_planner.channels.planned import planned_groups
 from spartan_planner.errors import TrainingError
 from spartan_planner.planned_parameters import planned_parameters
 from spartan_planner.planning import Plan, Schedule
@@ -30,6 +32,8 @@ from spartan_planner.training.closures import (
     closure_in,
     with_closure,
 )
+from spartan_planner.training.channel_agreement import require_same_units
+from spartan_planner.training.channel_training import ChannelTraining
 from spartan_planner.training.competition import Competition
 from spartan_planner.training.methods import (
     Fixed,
@@ -40,6 +44,7 @@ from spartan_planner.training.methods import (
     method_named,
 )
 from spartan_planner.training.planned_weight import PlannedWeight, num_protected
+from spartan_planner.training.reduced_weight import ReducedWeight
 from spartan_planner.training.sharding import reshard
 from spartan_planner.training.sparsifier_state import StateDict, restore, saved
 from spartan_planner.training.stepping_watch import SteppingWatch
@@ -75,6 +80,8 @@ class Sparsifier:
         schedule: how to come to the budget; by default the plan's, or where that is for another
             method, the default of this one.
         process_group: the processes that train this model together; all by default.
+        channel_groups: all groups of the model, where the plan removes channels; found from a
+            forward pass of the model if not given.
 
     Raises:
         PlanError: the plan belongs to another model.
@@ -94,6 +101,7 @@ class Sparsifier:
         method: str | Method | None = None,
         schedule: Schedule | None = None,
         process_group: dist.ProcessGroup | None = None,
+        channel_groups: Sequence[ChannelGroup] | None = None,
     ) -> None:
         if total_steps < 1:
             raise TrainingError("total_steps must be at least 1")
@@ -109,7 +117,16 @@ class Sparsifier:
         self.total_steps = total_steps
         self.num_steps_done = 0
         self._is_frozen = False
-        self._competition = Competition(plan, self.schedule, _planned_weights(plan, parameters))
+        groups = planned_groups(model, plan, channel_groups)
+        self._channels = (
+            ChannelTraining(groups, plan, parameters, self.schedule, self.method)
+            if groups
+            else None
+        )
+        smaller = {name: item.parameter for name, item in self._tiled.items()}
+        self._competition = Competition(
+            plan, self.schedule, _planned_weights(plan, {**parameters, **smaller})
+        )
         _require_steppable(optimizer, self._weights)
         self._competition.require_finite_weights()
         self._versions: list[int] = []
@@ -121,7 +138,7 @@ class Sparsifier:
             self._prune_at_once()
         _SPARSIFIED.add(optimizer)
         self._optimizer = optimizer
-        self._watch = SteppingWatch(optimizer, [w.parameter for w in self._weights])
+        self._watch = SteppingWatch(optimizer, list(self._sparse_parameters.values()))
         self._handles = [
             optimizer.register_step_pre_hook(self._on_step),
             optimizer.register_step_post_hook(lambda *_: self._after_step()),
@@ -141,6 +158,17 @@ class Sparsifier:
     def _weights(self) -> list[PlannedWeight]:
         return self._competition.weights
 
+    @property
+    def _tiled(self) -> Mapping[str, ReducedWeight]:
+        """Weights that lose channels and are pruned in tiles beside."""
+        return self._channels.tiled if self._channels else {}
+
+    @property
+    def _sparse_parameters(self) -> dict[str, nn.Parameter]:
+        """All parameters that are pruned, in tiles or channels."""
+        tiles = {w.name: w.parameter for w in self._weights if w.name not in self._tiled}
+        return {**tiles, **(self._channels.parameters if self._channels else {})}
+
     def stats(self) -> dict[str, Any]:
         """Figures for a logger, the numbers in it the only ones that wait for the device.
 
@@ -149,7 +177,9 @@ class Sparsifier:
             reached and masks move, ``frozen``); ``method``; ``price`` (``None`` where infinite);
             ``beta`` and ``spread`` of the soft masks, 0 without; ``density`` of all sparse layers
             together and ``densities`` of each; ``kept_sizes`` of each in whole blocks; ``costs``
-            of the whole model by budget; ``predicted`` and ``unit`` of the first of them.
+            of the whole model by budget; ``predicted`` and ``unit`` of the first of them.  Where
+            channels go: ``kept_units`` of each group; densities are shares of what they leave, and
+            costs are those of the planned counts of channels, reached when the budget is.
         """
         state, budget = self._competition.state, self.plan.budgets[0]
         kept = {w.name: float(w.kept_size) for w in self._weights if w.kept_size is not None}
@@ -165,6 +195,7 @@ class Sparsifier:
             "density": self._density(densities),
             "densities": densities,
             "kept_sizes": kept,
+            **({"kept_units": self._channels.figures()} if self._channels else {}),
             "predicted": self.plan.predicted(budget.cost, kept),
             "unit": budget.unit,
             "costs": {
@@ -178,7 +209,10 @@ class Sparsifier:
         Where a method has none, or they are frozen, the weights themselves.  Spread over processes
         (``DTensor``) as the parameters are.
         """
-        return {weight.name: weight.as_whole(weight.dense) for weight in self._weights}
+        tiles = {w.name: w.as_whole(w.dense) for w in self._weights if w.name not in self._tiled}
+        if self._channels is None:
+            return tiles
+        return {**tiles, **{name: self._channels.dense(name) for name in self._channels.parameters}}
 
     @torch.no_grad()
     def apply_to(self, model: nn.Module) -> None:
@@ -189,7 +223,10 @@ class Sparsifier:
         """
         parameters = planned_parameters(model, self.plan)
         for weight in self._weights:
-            parameters[weight.name].mul_(weight.parameter != 0)
+            if weight.name not in self._tiled:
+                parameters[weight.name].mul_(weight.parameter != 0)
+        if self._channels:
+            self._channels.apply_to(parameters)
 
     def state_dict(self) -> StateDict:
         """Return all that is needed to go on from here bit for bit, after an optimizer step.
@@ -243,6 +280,9 @@ class Sparsifier:
             self._cut_to_budget()
         self._require_agreement()
         self._competition.require_finite_weights()
+        model = self._model()
+        if self._channels and model is not None:
+            self._channels.neutralise(model)
 
     @torch.no_grad()
     def _cut_to_budget(self) -> None:
@@ -251,6 +291,8 @@ class Sparsifier:
             reshard(model)
         for weight in self._weights:
             weight.put_latent()
+        if self._channels:
+            self._channels.put_latents()
         self._prune(self.total_steps)
 
     @torch.no_grad()
@@ -270,7 +312,9 @@ class Sparsifier:
 
     def _prune(self, step: int) -> None:
         point = self.method.point(self.schedule, step, self.total_steps)
-        if self._weights:
+        if self._channels:
+            self._channels.prune(self._competition, point)
+        elif self._weights:
             self.method.prune(self._competition, point)
         self._is_frozen = point.is_frozen or step == self.total_steps
 
@@ -323,6 +367,12 @@ class Sparsifier:
         """Turn the gradients, and put the latent weights back."""
         if self._is_frozen:
             mask_gradients(self._weights)
+            if self._channels:
+                self._channels.mask_gradients()
+        elif self.num_steps_done and self._channels:
+            self._require_untouched()
+            self._channels.require_untouched()
+            self._channels.turn_gradients(self._competition)
         elif self.num_steps_done and self._weights:
             self._require_untouched()
             self.method.turn_gradients(self._competition)
@@ -337,6 +387,8 @@ class Sparsifier:
         self.num_steps_done += 1
         if self._is_frozen:
             apply_kept(self._weights)
+            if self._channels:
+                self._channels.apply_masks()
         else:
             self._prune(self.num_steps_done)
         self._note_versions()
@@ -348,6 +400,8 @@ class Sparsifier:
 
     def _require_agreement(self) -> None:
         require_agreement(self._weights, self._competition.state, self._process_group)
+        if self._channels:
+            require_same_units(self._channels.groups, self._process_group)
 
     def _require_untouched(self, what: str = _LOST) -> None:
         """Refuse to lose what somebody else wrote to the parameters.

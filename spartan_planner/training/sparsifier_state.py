@@ -41,6 +41,10 @@ def saved(sparsifier: "Sparsifier") -> StateDict:
         for weight in sparsifier._weights
         for kind, tensor in _tensors(weight).items()
     }
+    channels = sparsifier._channels
+    if channels:
+        numbers["channels"] = channels.numbers()
+        tensors.update(channels.tensors())
     return {"numbers": numbers, "tensors": tensors}
 
 
@@ -63,6 +67,8 @@ def restore(sparsifier: "Sparsifier", state: StateDict) -> None:
     """
     numbers = state["numbers"]
     _require_same_run(_identity(sparsifier), numbers)
+    if sparsifier._channels:
+        sparsifier._channels.restore(numbers.get("channels", {}), state["tensors"])
     weights = [_restored(weight, state["tensors"]) for weight in sparsifier._weights]
     for weight in weights:
         if not weight.is_untouched():

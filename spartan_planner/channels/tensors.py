@@ -1,0 +1,98 @@
+"""What is known of the tensors of one forward pass, and which parameters the labels stand for."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from cost_models.channel_group import Role
+from spartan_planner.channels.layers import Labelled, settled, varying
+from spartan_planner.channels.units import Units
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """The labels of one dimension of one parameter or buffer."""
+
+    tensor: str
+    dim: int
+    labels: Tensor
+
+
+@dataclass
+class LabelledTensors:
+    """Labels by tensor.
+
+    Attributes:
+        units: the sets of labels.
+        dimensions: of parameters and buffers, in the order of their first use.
+        roles: the parts that labels of parameters played in products.
+        heads: labels that stand for attention heads, or share a unit with one.
+        joint: layers that change along several dimensions at once.
+    """
+
+    model: nn.Module
+    units: Units = field(default_factory=Units)
+    dimensions: list[Dimension] = field(default_factory=list)
+    roles: dict[int, set[Role]] = field(default_factory=dict)
+    heads: list[Tensor] = field(default_factory=list)
+    joint: list[Tensor] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._known = WeakTensorKeyDictionary()
+        named = [*self.model.named_parameters(), *_statistics(self.model)]
+        self._names = {id(tensor): name for name, tensor in named}
+
+    def of(self, tensor: Tensor) -> Labelled:
+        """Return what is known of a tensor; a parameter gets its labels at its first use."""
+        known: Labelled | None = self._known.get(tensor)
+        if known is None:
+            known = Labelled(tuple(tensor.shape), is_fixed=False)
+            if id(tensor) in self._names:
+                known = Labelled(tuple(tensor.shape), tuple(self._introduce(tensor)), True)
+            self._known[tensor] = known
+        return known
+
+    def note(self, tensor: Tensor, layers: Iterable[Tensor], is_fixed: bool) -> None:
+        """Remember the layers of a tensor that an operation wrote."""
+        kept = settled(self.units, layers)
+        self.joint += [layer for layer in kept if len(varying(layer)) > 1]
+        self._known[tensor] = Labelled(tuple(tensor.shape), kept, is_fixed)
+
+    def play(self, labels: Tensor, role: Role) -> None:
+        """Note the part that a weight's labels play in a product."""
+        for label in self.units.raw_roots(labels).ravel().tolist():
+            self.roles.setdefault(label, set()).add(role)
+
+    def _introduce(self, tensor: Tensor) -> Iterable[Tensor]:
+        for dim, size in enumerate(tensor.shape):
+            if size > 1 and tensor.is_floating_point():
+                labels = self.units.new(size)
+                self.dimensions.append(Dimension(self._names[id(tensor)], dim, labels))
+                yield labels.reshape([size if at == dim else 1 for at in range(tensor.dim())])
+
+
+def _statistics(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
+    """Buffers of one number per channel, beside running means; others hold tables and constants."""
+    for name, module in model.named_modules():
+        if "running_mean" in module._buffers:
+            for leaf, buffer in module.named_buffers(name, recurse=False):
+                yield leaf, buffer
+
+
+def boxes(tensors: LabelledTensors) -> None:
+    """Unite until every tensor of the pass stays a box whatever is removed.
+
+    Where labels change along several dimensions at once (channels put into shuffled groups), what
+    lies along the shortest of them is united.
+    """
+    waiting = tensors.joint
+    while waiting:
+        layers = settled(tensors.units, waiting)
+        waiting = [layer for layer in layers if len(varying(layer)) > 1]
+        for layer in waiting:
+            dim = min(varying(layer), key=lambda at, layer=layer: layer.shape[at])
+            tensors.units.unite(layer, layer.narrow(dim, 0, 1))
+
+
