@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from channel_modules import (
+from channel_networks import (
     NETWORKS,
     Attention,
     Chunked,
