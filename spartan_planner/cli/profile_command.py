@@ -75,7 +75,7 @@ def profile_command(
         num_threads=threads,
         num_rounds=rounds,
         max_duration_s=max_seconds,
-        min_rounds=min(10, rounds),
+        min_rounds=min(ProfileSettings.min_rounds, rounds),
         max_half_width=half_width,
         runtime=runtime,
         provider=provider,
@@ -141,7 +141,8 @@ def _tell_how_certain(profile: DeviceProfile, asked: float) -> None:
     reached = profile.measurement.provenance.widest_half_width
     if reached is None:
         _tell(
-            "too few rounds were run to say how certain the figures are; allow more with --rounds"
+            "too few rounds were run to say how certain the figures are; allow more with "
+            "--max-seconds and --rounds"
         )
     elif reached > asked:
         _tell(

@@ -16,11 +16,11 @@ class ProfileSettings:
         num_threads: threads of the runtime.
         num_rounds: interleaved rounds at most.
         max_duration_s: time after which no further round begins; at least ``min_rounds`` are run.
-        min_rounds: rounds below which no median is trusted.
+        min_rounds: rounds below which no median is trusted; they are run however long they take.
         max_half_width: measuring ends when the 95 % intervals of the figures that carry most of
             the time are no wider to each side than this share of the figure.
-        max_pass_s: after about this time networks are loaded anew, and what was measured is kept
-            on disk when a run can be resumed.
+        max_pass_s: after about this time, but not before a few rounds, networks are loaded anew,
+            and what was measured is kept on disk when a run can be resumed.
         runtime: name of the runtime to measure.
         provider: what of the runtime shall compute; the CPU by default.
         is_pinned: whether the process is kept on as many cores as it has threads.
@@ -31,7 +31,7 @@ class ProfileSettings:
     num_threads: int = 1
     num_rounds: int = 200
     max_duration_s: float = 120.0
-    min_rounds: int = 10
+    min_rounds: int = 5
     max_half_width: float = 0.03
     max_pass_s: float = 10.0
     runtime: str = DEFAULT_RUNTIME
