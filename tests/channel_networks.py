@@ -118,7 +118,6 @@ class PackedAttention(nn.Module):
         return self.proj((shares @ values).transpose(1, 2).reshape(size[0], size[1], -1))
 
 
-
 IMAGE, TOKENS = (2, 3, 8, 8), (2, 5, 16)
 
 NETWORKS = {

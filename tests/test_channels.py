@@ -367,9 +367,11 @@ def test_value_of_a_unit_is_what_masking_it_takes_away(seed):
         masked = copy.deepcopy(model)
         mask_channels(masked, groups, {"stem.weight": [at for at in range(4) if at != unit]})
         lost = sum(
-            float(getattr(model, layer).weight.double().abs().sum())
-            - float(getattr(masked, layer).weight.double().abs().sum())
-            for layer in ("stem", "inner")
+            (item.detach().double().abs().sum() - other.detach().double().abs().sum()).item()
+            for item, other in (
+                (model.stem.weight, masked.stem.weight),
+                (model.inner.weight, masked.inner.weight),
+            )
         )
         assert values[unit] == pytest.approx(lost, rel=1e-12)
 

@@ -11,9 +11,7 @@ HEAD_COUNTS = frozenset(
 )
 """Names under which modules keep their number of attention heads."""
 
-WIDTHS = frozenset(
-    {"all_head_size", "attn_dim", "embed_dim", "inner_dim", "split_size"}
-)
+WIDTHS = frozenset({"all_head_size", "attn_dim", "embed_dim", "inner_dim", "split_size"})
 """Names under which modules keep how wide all their heads are together."""
 
 LAYER_SIZES = frozenset(
@@ -54,9 +52,7 @@ def layer_sizes(
     return {"num_features": shape[0]} if hasattr(module, "num_features") else {}
 
 
-def _convolution_sizes(
-    module: _ConvNd, shape: tuple[int, ...], num_groups: int
-) -> dict[str, int]:
+def _convolution_sizes(module: _ConvNd, shape: tuple[int, ...], num_groups: int) -> dict[str, int]:
     if module.transposed:
         sizes = (shape[0], shape[1] * num_groups)
     else:

@@ -50,9 +50,7 @@ class _Place(NamedTuple):
 _Unit = dict[_Place, list[int]]
 
 
-def channel_groups(
-    model: nn.Module, inputs: Sequence[Tensor] | Tensor
-) -> tuple[ChannelGroup, ...]:
+def channel_groups(model: nn.Module, inputs: Sequence[Tensor] | Tensor) -> tuple[ChannelGroup, ...]:
     """Return the groups of channels and heads that can be removed from a model exactly.
 
     Args:

@@ -61,7 +61,7 @@ def _in_equal_parts(call: Call, source: Labelled, dim: int, sizes: Sequence[int]
         elif not sizes:
             layers += held(call.units, layer, [dim], FIXED_PART)
         elif len(set(sizes)) == 1:
-            parts = torch.stack(layer.split(sizes[0], dim))
+            parts = torch.stack(torch.split(layer, sizes[0], dim))
             call.units.unite(parts, parts[:1])
             layers.append(layer)
         else:

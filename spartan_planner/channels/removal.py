@@ -53,9 +53,7 @@ def shrink(
     keep_record(model, record_of(model).then(places, sizes, narrowed))
 
 
-def _with_tensors(
-    model: nn.Module, gone: Sequence[Removal]
-) -> Iterator[tuple[Tensor, Removal]]:
+def _with_tensors(model: nn.Module, gone: Sequence[Removal]) -> Iterator[tuple[Tensor, Removal]]:
     tensors = tensors_of(model)
     return ((tensors[item.tensor], item) for item in gone)
 
@@ -146,7 +144,10 @@ def _head_sizes(
     lost = {(item.tensor, item.dim): len(item.removed) for item in gone}
     tensors, sizes = tensors_of(model), dict[tuple[str, str], int]()
     for group in groups:
-        if group.kind != "head" or len(kept.get(group.name, range(group.num_units))) == group.num_units:
+        if (
+            group.kind != "head"
+            or len(kept.get(group.name, range(group.num_units))) == group.num_units
+        ):
             continue
         widths = {}
         for part in group.slices:

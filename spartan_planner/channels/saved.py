@@ -1,4 +1,4 @@
-"""Models made smaller, on disk: one safetensors file from which the original class rebuilds them."""
+"""Smaller models on disk: one safetensors file from which the original class rebuilds them."""
 
 import copy
 from collections.abc import Sequence
@@ -80,7 +80,8 @@ def _read(path: Path) -> tuple[ChannelRecord, dict[str, Tensor]]:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise DocumentError(
-            f"{path} is not a safetensors file, or it is cut off ({error}); save it or copy it again"
+            f"{path} is not a safetensors file, or it is cut off ({error}); save it or copy it "
+            "again"
         ) from error
     if text is None:
         raise DocumentError(

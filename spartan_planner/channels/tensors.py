@@ -46,8 +46,9 @@ class LabelledTensors:
 
     def of(self, tensor: Tensor) -> Labelled:
         """Return what is known of a tensor; a parameter gets its labels at its first use."""
-        known: Labelled | None = self._known.get(tensor)
-        if known is None:
+        if tensor in self._known:
+            known: Labelled = self._known[tensor]
+        else:
             known = Labelled(tuple(tensor.shape), is_fixed=False)
             if id(tensor) in self._names:
                 known = Labelled(tuple(tensor.shape), tuple(self._introduce(tensor)), True)
@@ -77,8 +78,7 @@ def _statistics(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
     """Buffers of one number per channel, beside running means; others hold tables and constants."""
     for name, module in model.named_modules():
         if "running_mean" in module._buffers:
-            for leaf, buffer in module.named_buffers(name, recurse=False):
-                yield leaf, buffer
+            yield from module.named_buffers(name, recurse=False)
 
 
 def boxes(tensors: LabelledTensors) -> None:
@@ -92,7 +92,5 @@ def boxes(tensors: LabelledTensors) -> None:
         layers = settled(tensors.units, waiting)
         waiting = [layer for layer in layers if len(varying(layer)) > 1]
         for layer in waiting:
-            dim = min(varying(layer), key=lambda at, layer=layer: layer.shape[at])
+            dim = min(varying(layer), key=layer.shape.__getitem__)
             tensors.units.unite(layer, layer.narrow(dim, 0, 1))
-
-
