@@ -394,3 +394,26 @@ def test_finding_groups_leaves_the_model_as_it_was():
     channel_groups(model, images)
     assert model.training
     assert all(torch.equal(before[name], item) for name, item in model.state_dict().items())
+
+
+class WithAuxiliary(nn.Module):
+    """A second classifier that only training reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.last, self.beside = nn.Linear(8, 2), nn.Linear(8, 2)
+        self.never = nn.Linear(3, 3, bias=False)
+
+    def forward(self, images):
+        hidden = self.norm(self.first(images)).mean((2, 3))
+        return (self.last(hidden), self.beside(hidden)) if self.training else self.last(hidden)
+
+
+def test_layers_that_only_training_reads_shrink_with_the_others():
+    model, images = WithAuxiliary().eval(), torch.randn(1, 3, 8, 8)
+    found = find_channels(model, images)
+    assert {part.tensor for part in found.groups[0].slices} >= {"last.weight", "beside.weight"}
+    assert [item.name for item in found.left_out] == ["last.weight", "beside.weight", "never.weight"]
+    smaller = remove_channels(model, found.groups, {"first.weight": [0, 3]})
+    assert smaller.train()(images)[1].shape == (1, 2)

@@ -1,6 +1,8 @@
 """The channel groups of a torch model, and what is left out of them and why."""
 
+import copy
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,6 +21,8 @@ from spartan_planner.extraction.extract import everything_visible, inputs_for
 
 OUTPUT = "the model's output consists of it"
 ONE_UNIT = "it is one unit, which cannot go without the rest of its layer"
+
+UNUSED = "no operation of a forward pass uses it"
 
 
 @dataclass(frozen=True)
@@ -94,16 +98,30 @@ def _shapes(inputs: Sequence[Tensor]) -> str:
 
 
 def follow(model: nn.Module, inputs: Sequence[Tensor]) -> LabelledTensors:
-    """Run the model once, as it is set, and return what its operations tie together."""
-    follower = Follower(model)
-    with torch.no_grad(), follower:
+    """Run the model and return what its operations tie together.
+
+    It runs as it is set; where that leaves parameters unused (classifiers beside the last one), a
+    copy runs once more as it does in training.
+    """
+    tensors = LabelledTensors(model)
+    _watch(model, inputs, tensors)
+    if tensors.unused():
+        trained = copy.deepcopy(model).train()
+        tensors.rename(trained)
+        # Normalisations refuse to train on one example.
+        with suppress(Exception):
+            _watch(trained, [torch.cat([item, item]) for item in inputs], tensors)
+    boxes(tensors)
+    return tensors
+
+
+def _watch(model: nn.Module, inputs: Sequence[Tensor], tensors: LabelledTensors) -> None:
+    with torch.no_grad(), Follower(tensors):
         output = model(*inputs)
     for tensor in tree_leaves(output):
         if isinstance(tensor, Tensor):
-            for layer in follower.tensors.of(tensor).layers:
-                follower.tensors.units.keep(layer, OUTPUT)
-    boxes(follower.tensors)
-    return follower.tensors
+            for layer in tensors.of(tensor).layers:
+                tensors.units.keep(layer, OUTPUT)
 
 
 def findings(tensors: LabelledTensors) -> ChannelFindings:
@@ -125,10 +143,12 @@ def findings(tensors: LabelledTensors) -> ChannelFindings:
         _group([units[root] for root in roots], roles, bool(heads & set(roots)))
         for roots in by_places.values()
     ]
-    return ChannelFindings(
-        _named_apart([group for group in groups if group.num_units > 1]),
-        (*_kept(tensors), *(LeftOut(item.name, ONE_UNIT) for item in groups if item.num_units < 2)),
+    left_out = (
+        *_kept(tensors),
+        *(LeftOut(group.name, ONE_UNIT) for group in groups if group.num_units < 2),
+        *(LeftOut(name, UNUSED) for name in tensors.unused()),
     )
+    return ChannelFindings(_named_apart([item for item in groups if item.num_units > 1]), left_out)
 
 
 def _units(tensors: LabelledTensors) -> Iterator[tuple[int, _Unit]]:

@@ -17,6 +17,8 @@ FIXED_PART = "the model's code takes a part of fixed size or place out of it"
 def moved(call: Call) -> list[Layers]:
     """Views, permutations, expansions: the operation itself, on the labels."""
     source = call.labelled("self")
+    if "dtype" in call.arguments:  # a view of the same bytes as other numbers
+        return unfollowed(call)
     return [_applied(call, settled(call.units, source.layers), source.shape)]
 
 

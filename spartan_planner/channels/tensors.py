@@ -40,18 +40,29 @@ class LabelledTensors:
     joint: list[Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._known = WeakTensorKeyDictionary()
-        named = [*self.model.named_parameters(), *_statistics(self.model)]
-        self._names = {id(tensor): name for name, tensor in named}
+        self._introduced: dict[str, Labelled] = {}
+        self.rename(self.model)
+
+    def rename(self, model: nn.Module) -> None:
+        """Go on with a copy of the model, whose parameters have the labels of the first."""
+        self.model, self._known = model, WeakTensorKeyDictionary()
+        self._named = dict([*model.named_parameters(), *_statistics(model)])
+        self._names = {id(tensor): name for name, tensor in self._named.items()}
+
+    def unused(self) -> tuple[str, ...]:
+        """Return the weights (of two dimensions or more) that no operation has used."""
+        return tuple(
+            name
+            for name, tensor in self._named.items()
+            if tensor.dim() > 1 and name not in self._introduced
+        )
 
     def of(self, tensor: Tensor) -> Labelled:
         """Return what is known of a tensor; a parameter gets its labels at its first use."""
         if tensor in self._known:
             known: Labelled = self._known[tensor]
         else:
-            known = Labelled(tuple(tensor.shape), is_fixed=False)
-            if id(tensor) in self._names:
-                known = Labelled(tuple(tensor.shape), tuple(self._introduce(tensor)), True)
+            known = self._first_seen(tensor)
             self._known[tensor] = known
         return known
 
@@ -65,6 +76,14 @@ class LabelledTensors:
         """Note the part that a weight's labels play in a product."""
         for label in self.units.raw_roots(labels).ravel().tolist():
             self.roles.setdefault(label, set()).add(role)
+
+    def _first_seen(self, tensor: Tensor) -> Labelled:
+        shape, name = tuple(tensor.shape), self._names.get(id(tensor))
+        if name is None:
+            return Labelled(shape)
+        if name not in self._introduced:
+            self._introduced[name] = Labelled(shape, tuple(self._introduce(tensor)), True)
+        return self._introduced[name]
 
     def _introduce(self, tensor: Tensor) -> Iterable[Tensor]:
         for dim, size in enumerate(tensor.shape):
