@@ -29,7 +29,6 @@ from spartan_planner.model_names import import_models, load_model
 
 RESULTS = Path(__file__).parent / "results"
 TIMM = (
-    "cspresnet50",
     "convnext_atto",
     "dla34",
     "ghostnet_100",
@@ -39,6 +38,7 @@ TIMM = (
     "res2net50_26w_4s",
     "swin_tiny_patch4_window7_224",
     "vit_tiny_patch16_224",
+    "cspresnet50",
 )
 NEEDS_224 = ("vit_", "maxvit", "swin_tiny")
 """Models that are built for one size of image; the others are run on smaller ones."""

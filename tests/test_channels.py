@@ -414,6 +414,10 @@ def test_layers_that_only_training_reads_shrink_with_the_others():
     model, images = WithAuxiliary().eval(), torch.randn(1, 3, 8, 8)
     found = find_channels(model, images)
     assert {part.tensor for part in found.groups[0].slices} >= {"last.weight", "beside.weight"}
-    assert [item.name for item in found.left_out] == ["last.weight", "beside.weight", "never.weight"]
+    assert [item.name for item in found.left_out] == [
+        "last.weight",
+        "beside.weight",
+        "never.weight",
+    ]
     smaller = remove_channels(model, found.groups, {"first.weight": [0, 3]})
     assert smaller.train()(images)[1].shape == (1, 2)

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from cost_models.channel_group import ChannelGroup, ChannelSlice, GroupKind, Role
 from spartan_planner.channels.following import Follower
-from spartan_planner.channels.tensors import Dimension, LabelledTensors, boxes
+from spartan_planner.channels.tensors import LabelledTensors, boxes
 from spartan_planner.channels.units import NO_UNIT
 from spartan_planner.channels.verified import keeping_promises
 from spartan_planner.errors import ModelError
@@ -127,12 +127,9 @@ def _watch(model: nn.Module, inputs: Sequence[Tensor], tensors: LabelledTensors)
 def findings(tensors: LabelledTensors) -> ChannelFindings:
     """Return the groups that the labels make, unverified."""
     units = dict(_units(tensors))
-    producers = {
-        _Place(item.tensor, item.dim): None
-        for item in tensors.dimensions
-        if _role(tensors, item) == "output"
-    }
-    roles = {_Place(item.tensor, item.dim): _role(tensors, item) for item in tensors.dimensions}
+    at = [_Place(item.tensor, item.dim) for item in tensors.dimensions]
+    roles = dict(zip(at, tensors.roles(), strict=True))
+    producers = {place for place, role in roles.items() if role == "output"}
     by_places: dict[frozenset[tuple[_Place, int]], list[int]] = {}
     for root, unit in units.items():
         if any(place in producers for place in unit):
@@ -155,18 +152,11 @@ def _units(tensors: LabelledTensors) -> Iterator[tuple[int, _Unit]]:
     """Every unit with its elements, in the order of the first use of its first tensor."""
     units: dict[int, _Unit] = {}
     for item in tensors.dimensions:
-        for index, root in enumerate(tensors.units.roots(item.labels).tolist()):
-            if root != NO_UNIT:
-                place = _Place(item.tensor, item.dim)
-                units.setdefault(root, {}).setdefault(place, []).append(index)
+        place, roots = _Place(item.tensor, item.dim), tensors.units.roots(item.labels)
+        free = (roots != NO_UNIT).nonzero().ravel()
+        for index, root in zip(free.tolist(), roots[free].tolist(), strict=True):
+            units.setdefault(root, {}).setdefault(place, []).append(index)
     yield from units.items()
-
-
-def _role(tensors: LabelledTensors, item: Dimension) -> Role:
-    played = set[Role]().union(*(tensors.roles.get(at, set()) for at in item.labels.tolist()))
-    if "output" in played:
-        return "output"
-    return "input" if "input" in played else "vector"
 
 
 def _heads(tensors: LabelledTensors) -> set[int]:
@@ -199,8 +189,8 @@ def _named_apart(groups: Sequence[ChannelGroup]) -> tuple[ChannelGroup, ...]:
 
 def _kept(tensors: LabelledTensors) -> Iterator[LeftOut]:
     """Producers with channels that are always kept, with the first reason."""
-    for item in tensors.dimensions:
-        if _role(tensors, item) == "output":
+    for item, role in zip(tensors.dimensions, tensors.roles(), strict=True):
+        if role == "output":
             reasons = map(tensors.units.reason, tensors.units.raw_roots(item.labels).tolist())
             reason = next(filter(None, reasons), "")
             if reason:

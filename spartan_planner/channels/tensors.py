@@ -3,12 +3,13 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import numpy as np
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from cost_models.channel_group import Role
 from spartan_planner.channels.layers import Labelled, settled, varying
-from spartan_planner.channels.units import Units
+from spartan_planner.channels.units import Labels, Units
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class LabelledTensors:
     Attributes:
         units: the sets of labels.
         dimensions: of parameters and buffers, in the order of their first use.
-        roles: the parts that labels of parameters played in products.
+        played: labels of parameters, by the part that they played in products.
         heads: labels that stand for attention heads, or share a unit with one.
         joint: layers that change along several dimensions at once.
     """
@@ -35,7 +36,7 @@ class LabelledTensors:
     model: nn.Module
     units: Units = field(default_factory=Units)
     dimensions: list[Dimension] = field(default_factory=list)
-    roles: dict[int, set[Role]] = field(default_factory=dict)
+    played: dict[str, list[Labels]] = field(default_factory=dict)
     heads: list[Tensor] = field(default_factory=list)
     joint: list[Tensor] = field(default_factory=list)
 
@@ -74,8 +75,21 @@ class LabelledTensors:
 
     def play(self, labels: Tensor, role: Role) -> None:
         """Note the part that a weight's labels play in a product."""
-        for label in self.units.raw_roots(labels).ravel().tolist():
-            self.roles.setdefault(label, set()).add(role)
+        self.played.setdefault(role, []).append(self.units.raw_roots(labels).ravel())
+
+    def roles(self) -> list[Role]:
+        """Return the part that each of ``dimensions`` played; rows go before columns."""
+        produces, consumes = (self._has_played(role) for role in ("output", "input"))
+        return [
+            "output" if made else "input" if read else "vector"
+            for made, read in zip(produces, consumes, strict=True)
+        ]
+
+    def _has_played(self, role: str) -> list[bool]:
+        has = np.zeros(self.units.num_labels, dtype=bool)
+        for labels in self.played.get(role, []):
+            has[labels] = True
+        return [bool(has[item.labels.numpy()].any()) for item in self.dimensions]
 
     def _first_seen(self, tensor: Tensor) -> Labelled:
         shape, name = tuple(tensor.shape), self._names.get(id(tensor))
