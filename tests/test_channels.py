@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
+import torch_pruning
 from channel_networks import (
     NETWORKS,
     Attention,
@@ -149,7 +150,6 @@ def test_grouped_query_heads_go_with_their_queries():
 @pytest.mark.parametrize("name", ["resnet18", "densenet121", "mobilenet_v2"])
 def test_groups_are_those_of_an_independent_dependency_graph(name):
     # Torch-Pruning finds the same coupled channels by walking autograd's graph.
-    torch_pruning = pytest.importorskip("torch_pruning")
     torch.manual_seed(0)
     model = import_models("torchvision.models").get_model(name, weights=None).eval()
     inputs = torch.randn(1, 3, 64, 64)
