@@ -108,8 +108,9 @@ def follow(model: nn.Module, inputs: Sequence[Tensor]) -> LabelledTensors:
     if tensors.unused():
         trained = copy.deepcopy(model).train()
         tensors.rename(trained)
-        # Normalisations refuse to train on one example.
-        with suppress(Exception):
+        # Normalisations refuse to train on one example.  A model that cannot train without targets
+        # is left at that: what it did not use is named among what is left out.
+        with suppress(Exception), torch.random.fork_rng(devices=[]):
             _watch(trained, [torch.cat([item, item]) for item in inputs], tensors)
     boxes(tensors)
     return tensors

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from spartan_planner.channels.calls import Call
 from spartan_planner.channels.layers import Labelled, held, held_all, merged, settled, varying
@@ -40,6 +41,7 @@ def _applied(call: Call, layers: Layers, shape: Sequence[int]) -> Layers:
 
 def _run(call: Call, labels: Tensor) -> Any:  # noqa: ANN401 - a tensor, or a list of them
     given = {name: value for name, value in call.arguments.items() if name != "self"}
+    given = tree_map_only(Tensor, Tensor.cpu, given)  # where labels are
     if call.name in ("view", "_unsafe_view", "_reshape_copy"):
         return labels.reshape(given["size"])
     return call.func(labels, **given)
@@ -157,11 +159,11 @@ def _along(call: Call, item: Labelled, dim: int) -> Tensor | None:
 def unfollowed(call: Call) -> list[Layers]:
     """An operation without a rule: everything that it reads is kept."""
     reason = f"it goes through {call.name}, which is not followed"
-    for value in torch.utils._pytree.tree_leaves(call.arguments):
+    for value in tree_leaves(call.arguments):
         if isinstance(value, Tensor):
             for layer in call.tensors.of(value).layers:
                 call.units.keep(layer, reason)
-    return [() for _ in torch.utils._pytree.tree_leaves(call.output)]
+    return [() for _ in tree_leaves(call.output)]
 
 
 Rule = Callable[[Call], list[Layers]]
