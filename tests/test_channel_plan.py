@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from builders import profile_of, timing_of
-from channel_networks import attention, concatenation, residual_network, weights_of, with_groups
+from channel_workloads import attention, concatenation, residual_network, weights_of, with_groups
 from test_channel_cost import measured
 
 from cost_models import SlicedWeight, cost_model

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from builders import conv_shape, linear_shape, workload_of
-from channel_networks import residual_network
+from channel_workloads import residual_network
 
 from cost_models import LayerShape, LayerWorkload
 from spartan_planner.profiling import ProfileSettings, make_profile

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from builders import conv_shape, workload_of
-from channel_networks import attention, part, residual_network, units, weights_of, with_groups
+from channel_workloads import attention, part, residual_network, units, weights_of, with_groups
 from safetensors.numpy import save_file
 
 from cost_models import ChannelGroup, LayerWorkload

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from channel_networks import residual_network, weights_of, with_groups
+from channel_workloads import residual_network, weights_of, with_groups
 from safetensors.numpy import save_file
 
 from cost_models import Workload, read_document, write_document

@@ -1,8 +1,9 @@
 """Groups held to their promise: without a unit the model computes what it does with it masked."""
 
 import copy
+import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,8 @@ def promise_broken(
     A copy with random weights is compared, so that branches which are closed in an untrained model
     (normalisation weights and layer scales of zero) count as well.
     """
+    if not groups:
+        return ""
     trial = copy.deepcopy(model).double()
     _randomise(trial)
     wide = [item.double() if item.is_floating_point() else item for item in inputs]
@@ -36,10 +39,10 @@ def promise_broken(
         found = outputs_of(trial, wide)
     except Exception as error:  # whatever a model's code raises
         return f"the smaller model does not run: {' '.join(str(error).split())[:160]}"
-    error = relative_error(expected, found)
-    if error <= ALLOWED_ERROR:
+    difference = relative_error(expected, found)
+    if difference <= ALLOWED_ERROR:
         return ""
-    return f"the smaller model computes something else (relative difference {error:.1e})"
+    return f"the smaller model computes something else (relative difference {difference:.1e})"
 
 
 def outputs_of(model: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -89,7 +92,7 @@ def _randomise(model: nn.Module) -> None:
 
 def _scaled(name: str, noise: Tensor) -> Tensor:
     if noise.dim() > 1:
-        return noise / max(1, noise[0].numel()) ** 0.5
+        return noise / math.sqrt(max(1, noise[0].numel()))
     if name.endswith(("bias", "running_mean")):
         return noise / 10
     return 1 + noise.clamp(-3, 3) / 5
@@ -100,20 +103,52 @@ def keeping_promises(
 ) -> tuple[tuple[ChannelGroup, ...], dict[str, str]]:
     """Return the groups whose removal is exact, and what is wrong with the others, by name.
 
-    All are tried together first; where that fails, halves, and so on down to single groups.
+    All are tried together first; where that fails, those of each kind of module by themselves,
+    then halves of these.  Where the first and the last of a kind both fail alone, the code of their
+    module is to blame, and the whole kind is left out.
     """
-    if not groups:
-        return (), {}
+    if not promise_broken(model, groups, inputs):
+        return tuple(groups), {}
+    kept: tuple[ChannelGroup, ...] = ()
+    broken: dict[str, str] = {}
+    for part in _by_module(model, groups):
+        further, problems = _halved(model, part, inputs)
+        broken |= problems
+        problem = promise_broken(model, kept + further, inputs) if kept and further else ""
+        if problem:  # exact by themselves, not together
+            broken |= dict.fromkeys((group.name for group in further), problem)
+        else:
+            kept += further
+    order = {group.name: at for at, group in enumerate(groups)}
+    return tuple(sorted(kept, key=lambda group: order[group.name])), broken
+
+
+def _by_module(model: nn.Module, groups: Sequence[ChannelGroup]) -> Iterable[list[ChannelGroup]]:
+    """Groups of the same kind whose first producer is part of the same class of module."""
+    parts: dict[tuple[str, type], list[ChannelGroup]] = {}
+    for group in groups:
+        owner = group.slices[0].tensor.rpartition(".")[0]
+        holder = model.get_submodule(owner.rpartition(".")[0])
+        parts.setdefault((group.kind, type(holder)), []).append(group)
+    return parts.values()
+
+
+def _halved(
+    model: nn.Module, groups: Sequence[ChannelGroup], inputs: Sequence[Tensor]
+) -> tuple[tuple[ChannelGroup, ...], dict[str, str]]:
     problem = promise_broken(model, groups, inputs)
     if not problem:
         return tuple(groups), {}
     if len(groups) == 1:
         return (), {groups[0].name: problem}
+    ends = [promise_broken(model, [group], inputs) for group in (groups[0], groups[-1])]
+    if all(ends):
+        return (), dict.fromkeys((group.name for group in groups), ends[0])
     middle = len(groups) // 2
-    kept, broken = keeping_promises(model, groups[:middle], inputs)
-    further, more = keeping_promises(model, groups[middle:], inputs)
-    together, broken = kept + further, broken | more
-    problem = promise_broken(model, together, inputs) if kept and further else ""
-    if problem:  # each half is exact, both together are not: only the first stays
-        return kept, broken | dict.fromkeys((group.name for group in further), problem)
-    return together, broken
+    first, broken = _halved(model, groups[:middle], inputs)
+    second, more = _halved(model, groups[middle:], inputs)
+    together = first + second if first and second else ()
+    problem = promise_broken(model, together, inputs) if together else ""
+    if problem:
+        return first, broken | more | dict.fromkeys((group.name for group in second), problem)
+    return first + second, broken | more
