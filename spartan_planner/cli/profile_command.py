@@ -46,6 +46,14 @@ Pin = Annotated[
     bool, typer.Option("--pin", help="Keep the process on as many cores as it has threads.")
 ]
 LayersOnly = Annotated[bool, typer.Option("--layers-only", help="Do not run the whole model.")]
+WithChannels = Annotated[
+    bool,
+    typer.Option(
+        "--channels",
+        help="Measure every layer at half and a quarter of its channels too, for plans that remove "
+        "channels; a workload made by 'inspect --channels' asks for it itself.",
+    ),
+]
 
 
 def profile_command(
@@ -60,6 +68,7 @@ def profile_command(
     provider: Provider = "",
     pin: Pin = False,
     layers_only: LayersOnly = False,
+    channels: WithChannels = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure this device for the layer shapes of WORKLOAD, dense and lowered.
@@ -81,6 +90,7 @@ def profile_command(
         provider=provider,
         is_pinned=pin,
         whole_model=not layers_only,
+        with_channels=channels,
     )
     document = read_workload(workload)
     require_own_graph(document)

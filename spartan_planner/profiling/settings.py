@@ -25,6 +25,8 @@ class ProfileSettings:
         provider: what of the runtime shall compute; the CPU by default.
         is_pinned: whether the process is kept on as many cores as it has threads.
         whole_model: whether the whole model is run too, where the workload holds its graph.
+        with_channels: whether layers are measured dense at fewer channels too, also where the
+            workload names no channel groups.
     """
 
     name: str = "this-device"
@@ -38,6 +40,7 @@ class ProfileSettings:
     provider: str = ""
     is_pinned: bool = False
     whole_model: bool = True
+    with_channels: bool = False
 
     def __post_init__(self) -> None:
         """Refuse settings that measure nothing."""
