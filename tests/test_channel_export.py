@@ -123,7 +123,10 @@ def test_smaller_models_are_saved_loaded_and_pruned_again(tmp_path):
     loaded = load_pruned(network(seed=1), tmp_path / "small.safetensors")
     assert difference(left, loaded) == 0.0
     again = make_plan(
-        loaded, inputs_as_planned(plan), budgets={"flops": "80%"}, layouts=["channel"],
+        loaded,
+        inputs_as_planned(plan),
+        budgets={"flops": "80%"},
+        layouts=["channel"],
         channel_multiple=1,
     )
     prune_one_shot(loaded, again)

@@ -9,10 +9,9 @@ from torch.nn.functional import cross_entropy
 
 from spartan_planner.channels import channel_groups, remove_channels
 from spartan_planner.channels.planned import inputs_as_planned, planned_groups
-from spartan_planner.errors import PlanError, TrainingError
 from spartan_planner.plan_model import plan as make_plan
 from spartan_planner.planning import Schedule
-from spartan_planner.training import Fixed, Sparsifier
+from spartan_planner.training import Sparsifier
 from spartan_planner.training.channel_competition import select, soften
 
 NUM_STEPS = 20

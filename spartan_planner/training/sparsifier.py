@@ -26,14 +26,14 @@ from spartan_planner.planned_parameters import planned_parameters
 from spartan_planner.planning import Plan, Schedule
 from spartan_planner.training.agreement import require_agreement
 from spartan_planner.training.block_budgets import BlockBudgets
+from spartan_planner.training.channel_agreement import require_same_units
+from spartan_planner.training.channel_training import ChannelTraining
 from spartan_planner.training.closures import (
     Arguments,
     SparseClosure,
     closure_in,
     with_closure,
 )
-from spartan_planner.training.channel_agreement import require_same_units
-from spartan_planner.training.channel_training import ChannelTraining
 from spartan_planner.training.competition import Competition
 from spartan_planner.training.methods import (
     Fixed,
