@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,11 +47,14 @@ def command(folder: Path, *words: object) -> str:
     return done.stdout
 
 
-def prepare(case: Case, folder: Path, num_threads: int, max_seconds: float) -> None:
+def prepare(
+    case: Case, folder: Path, num_threads: int, max_seconds: float, *, with_channels: bool = False
+) -> None:
     """Write ``workload.yaml``, ``profile.yaml`` and ``dense.onnx`` where they are not there yet."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "workload.yaml").exists():
-        command(folder, "inspect", case.model, *case.inputs, "-o", "workload.yaml")
+        wanted = ("--channels",) if with_channels else ()
+        command(folder, "inspect", case.model, *case.inputs, *wanted, "-o", "workload.yaml")
     if not (folder / "profile.yaml").exists():
         options = ("--threads", num_threads, "--max-seconds", max_seconds)
         command(folder, "profile", "workload.yaml", "-o", "profile.yaml", *options)
@@ -58,11 +62,13 @@ def prepare(case: Case, folder: Path, num_threads: int, max_seconds: float) -> N
         command(folder, "export", case.model, *case.inputs, "-o", "dense.onnx")
 
 
-def plan_and_export(case: Case, folder: Path, *budgets: str) -> dict[str, Any]:
+def plan_and_export(
+    case: Case, folder: Path, *budgets: str, options: Sequence[str] = ()
+) -> dict[str, Any]:
     """Write ``plan.yaml`` and ``model.onnx``, pruned in one shot; return the plan."""
     asked = [word for budget in budgets for word in ("--budget", budget)]
-    options = ("--profile", "profile.yaml", *asked, "-o", "plan.yaml", "--json")
-    plan: dict[str, Any] = json.loads(command(folder, "plan", case.model, *case.inputs, *options))
+    wanted = ("--profile", "profile.yaml", *asked, *options, "-o", "plan.yaml", "--json")
+    plan: dict[str, Any] = json.loads(command(folder, "plan", case.model, *case.inputs, *wanted))
     command(folder, "export", case.model, "--plan", "plan.yaml", "-o", "model.onnx")
     return plan
 
