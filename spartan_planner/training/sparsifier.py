@@ -329,6 +329,11 @@ class Sparsifier:
             self._closure = None
             self._before_step()
             return None
+        if self._channels:
+            raise TrainingError(
+                "optimizer.step(closure) is not supported while channels are pruned; call "
+                "backward() first and step() without arguments"
+            )
         self._closure = SparseClosure(closure, self._sparsify, self._before_step)
         self._state_at_start = copy.deepcopy(self._competition.state)
         return with_closure((args, kwargs), self._closure)
