@@ -6,13 +6,14 @@ anything need a quiet machine; each goes on where it was stopped:
 
     python benchmarks/accuracy_rivals.py workload --data cifar10     # writes workload.yaml
     spartan-planner profile build/accuracy/workload.yaml -o build/accuracy/profile.yaml  # quiet
-    python benchmarks/accuracy_rivals.py choose --data cifar10       # quiet: widths, ratios, plans
+    python benchmarks/accuracy_rivals.py choose --data cifar10       # quiet, a few minutes
     python benchmarks/accuracy_rivals.py train --data cifar10        # any time
     python benchmarks/accuracy_rivals.py measure                     # quiet, a minute
     python benchmarks/accuracy_rivals.py table
 
-``choose`` searches the width, the ratio of pruned channels and the latency asked of the plan at
-which ONNX Runtime, one thread, needs the share of the dense network's time that is asked for.
+``choose`` finds the largest width, the smallest ratio of pruned channels and the largest latency
+asked of the plan at which ONNX Runtime, one thread, needs no more than the share of the dense
+network's time that is asked for.
 ``measure`` times all trained files in turn with the dense one; its shares are what the table says.
 Torch-Pruning is taken from PyPI (pip install torch-pruning).
 """
@@ -23,10 +24,9 @@ import json
 import platform
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -50,11 +50,13 @@ from spartan_planner.training import DataSplit, evaluate, train
 
 SHARES = (0.5, 0.3)
 SEEDS = (0, 1, 2)
-NUM_BISECTIONS = 8
 NUM_ROUNDS, NUM_SEARCH_ROUNDS = 101, 21
 NUM_PRUNING_STEPS = 3
 CLOSE_ENOUGH = 0.02
-"""Relative distance from the latency asked for at which the search ends."""
+"""Share by which a choice may be slower than asked: what a measurement is certain to."""
+CHANNELS_ROUNDED_TO = 8
+"""Torch-Pruning keeps multiples of it, as its users do for speed; channels of the narrower
+networks are multiples of 2 to 8."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,12 @@ class Rival:
     Attributes:
         name: in results.
         rises: whether latency rises with the parameter.
+        candidates: parameters to choose from.
     """
 
     name: str
     rises = True
+    candidates: tuple[float, ...] = tuple(step / 20 for step in range(2, 20))
 
     def build(self, bench: Bench, parameter: float) -> tuple[nn.Module, Plan | None]:
         """Return a network of the right shape, not trained any further."""
@@ -112,6 +116,7 @@ class Narrower(Rival):
     """The same architecture with fewer channels, trained dense for all epochs."""
 
     name = "narrower"
+    candidates = tuple(step / 16 for step in range(2, 16))
 
     def build(self, bench: Bench, parameter: float) -> tuple[nn.Module, None]:
         return network(bench.data, bench.width * parameter, bench.seed), None
@@ -152,6 +157,7 @@ def prune_in_steps(bench: Bench, ratio: float, num_steps: int) -> Iterator[nn.Mo
         importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
         global_pruning=True,
         pruning_ratio=ratio,
+        round_to=CHANNELS_ROUNDED_TO,
         iterative_steps=num_steps,
         ignored_layers=[item for item in model.modules() if isinstance(item, nn.Linear)],
     )
@@ -199,32 +205,37 @@ def write_onnx(bench: Bench, built: tuple[nn.Module, Plan | None], path: Path) -
     export_onnx(copy.deepcopy(model).eval(), made, bench.example, path)
 
 
-def measured_share(
-    bench: Bench, built: tuple[nn.Module, Plan | None], dense: Path, folder: Path
-) -> float:
-    write_onnx(bench, built, folder / "candidate.onnx")
-    return shares_of([folder / "candidate.onnx"], dense, NUM_SEARCH_ROUNDS)[0]
+def curve(rival: Rival, bench: Bench) -> list[tuple[float, float]]:
+    """Each candidate's parameter and share of the dense latency; what cannot be built is left out.
 
-
-def nearest(share_at: Callable[[float], float], share: float, rises: bool) -> dict[str, float]:
-    """The parameter in (0, 1) that comes nearest to a share of the dense latency.
-
-    Returns ``parameter`` and ``chosen_share``; nothing where no plan could be made at all.
+    All are timed in turn, so that a machine that slows down slows all of them.
     """
-    low, high = 0.02, 0.98
-    tried: list[tuple[float, float, float]] = []
-    for _ in range(NUM_BISECTIONS):
-        middle, found = (low + high) / 2, 0.0
-        with suppress(InfeasibleBudgetError):
-            found = share_at(middle)
-            tried.append((abs(found / share - 1), middle, found))
-            if tried[-1][0] < CLOSE_ENOUGH:
-                break
-        low, high = (middle, high) if (found < share) == rises else (low, middle)
-    if not tried:
+    with tempfile.TemporaryDirectory() as name:
+        folder, parameters = Path(name), []
+        write_onnx(bench, (bench.start, None), folder / "dense.onnx")
+        for parameter in rival.candidates:
+            with suppress(InfeasibleBudgetError):
+                built = rival.build(bench, parameter)
+                write_onnx(bench, built, folder / f"{len(parameters)}.onnx")
+                parameters.append(parameter)
+        files = [folder / f"{index}.onnx" for index in range(len(parameters))]
+        shares = shares_of(files, folder / "dense.onnx", NUM_SEARCH_ROUNDS)
+    return list(zip(parameters, shares, strict=True))
+
+
+def largest_within(
+    found: Sequence[tuple[float, float]], share: float, rises: bool
+) -> dict[str, float]:
+    """The largest network that is as fast as asked; nothing where none is.
+
+    The largest, not the one that comes nearest: latency rises with the channels in steps, because
+    the runtime pads them to its blocks.
+    """
+    fast = [item for item in found if item[1] <= share * (1 + CLOSE_ENOUGH)]
+    if not fast:
         return {}
-    _, parameter, found = min(tried)
-    return {"parameter": parameter, "chosen_share": found}
+    parameter, chosen = max(fast) if rises else min(fast)
+    return {"parameter": parameter, "chosen_share": round(chosen, 4)}
 
 
 def bench_of(given: argparse.Namespace, setting: Setting, seed: int) -> Bench:
@@ -265,21 +276,16 @@ PRINTED = ("parameter", "chosen_share", "accuracy")
 
 
 def choose(given: argparse.Namespace, setting: Setting) -> None:
-    """Search the parameter of each rival; the narrower networks' does not depend on the seed."""
-    path = given.work / "choices.jsonl"
+    """Find the parameter of each rival; the narrower networks' does not depend on the seed."""
+    path, curves = given.work / "choices.jsonl", dict[object, list[tuple[float, float]]]()
     for cell in missing(given, setting, path):
-        bench, rival = bench_of(given, setting, cell["seed"]), RIVALS[cell["rival"]]
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            write_onnx(bench, (bench.start, None), folder / "dense.onnx")
-            share_at = partial(candidate_share, rival, bench, folder)
-            found = nearest(share_at, cell["share"], rival.rises)
+        rival = RIVALS[cell["rival"]]
+        key = (rival.name, None if rival.name == "narrower" else cell["seed"])
+        if key not in curves:
+            curves[key] = curve(rival, bench_of(given, setting, cell["seed"]))
+            print(*key, *(f"{item[0]:.3f}: {item[1]:.3f}" for item in curves[key]), flush=True)
+        found = largest_within(curves[key], cell["share"], rival.rises)
         append(path, {"cell": cell, "setting": asdict(setting), "width": given.width, **found})
-
-
-def candidate_share(rival: Rival, bench: Bench, folder: Path, parameter: float) -> float:
-    built = rival.build(bench, parameter)
-    return measured_share(bench, built, folder / "dense.onnx", folder)
 
 
 def train_all(given: argparse.Namespace, setting: Setting) -> None:
