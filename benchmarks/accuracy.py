@@ -30,7 +30,7 @@ from torch.utils.data import TensorDataset
 
 from spartan_planner.checkpoints import load_weights, save_weights
 from spartan_planner.plan_model import plan
-from spartan_planner.planning import Budget, Plan, Schedule
+from spartan_planner.planning import Budget, Plan, Policy, Schedule
 from spartan_planner.training import DataSplit, TrainingSettings, load_data, train
 from spartan_planner.training.methods import default_schedule
 from spartan_planner.training.recipe_models import plain_cnn
@@ -91,6 +91,10 @@ class Cell:
         seed: of weights and batches.
         width: of the network.
         schedule: what differs from the method's default schedule, ``beta=3 budget_fraction=0.5``.
+        policy: of the plan.  Random weights say nothing about which layers need what, and the
+            layers that a plan leaves dense do not compete in training: planned by cost, tiles
+            keep the layer with the fewest inputs whole and all but cut the others off.  Single
+            elements leave no layer dense, so that training does not depend on the policy.
     """
 
     method: str
@@ -100,6 +104,7 @@ class Cell:
     seed: int
     width: float = 1.0
     schedule: str = ""
+    policy: str = "cost"
 
     @property
     def column(self) -> str:
@@ -126,7 +131,13 @@ def all_cells(given: argparse.Namespace) -> Iterator[Cell]:
                     continue
                 for method in METHODS:
                     if method in given.only:
-                        yield Cell(method, layout, density, start, seed, schedule=schedule)
+                        cell = Cell(method, layout, density, start, seed, schedule=schedule)
+                        yield replace(cell, policy=policy_for(cell))
+
+
+def policy_for(cell: Cell) -> str:
+    is_scratch_tile = cell.start == "scratch" and cell.layout != "element"
+    return "uniform" if is_scratch_tile else "cost"
 
 
 @cache
@@ -168,6 +179,7 @@ def plan_of(cell: Cell, model: nn.Module, data: DataSplit) -> Plan:
         budgets=[density_budget(model, cell.density)],
         layouts=[cell.layout],
         schedule=cell.full_schedule(),
+        policy=Policy(cell.policy),
     )
 
 
@@ -289,7 +301,8 @@ def _table(setting: dict[str, object], lines: Sequence[dict[str, object]]) -> st
         cell = Cell(**line["cell"])
         row = ("dense", f"width {cell.width:g}", "")
         if cell.method != "dense":
-            row = (cell.layout, f"{1 - cell.density:.0%}", cell.start)
+            plan_text = "" if cell.policy == policy_for(cell) else f", plan by {cell.policy}"
+            row = (cell.layout + plan_text, f"{1 - cell.density:.0%}", cell.start)
         found.setdefault((*row, cell.column), []).append(line["accuracy"])
     rows = sorted(dict.fromkeys(key[:3] for key in found), key=_place)
     columns = sorted(dict.fromkeys(key[3] for key in found), key=_rank)
