@@ -7,7 +7,7 @@ dense for the first half of the same number of epochs.
     python benchmarks/accuracy.py --data fashion_mnist --processes 2 --limit-minutes 45
     python benchmarks/accuracy.py --data fashion_mnist --only spartan --seeds 0 --starts scratch
     python benchmarks/accuracy.py --data fashion_mnist --only spartan --schedule beta=3
-    python benchmarks/accuracy.py --table
+    python benchmarks/accuracy.py --table --into docs/accuracy.md
 
 The data are a folder with train*.npz and test.npz (images, labels).
 """
@@ -47,6 +47,7 @@ PATTERNS = (
 )
 """Layouts and densities: 90, 95, 98, 99 % unstructured, 80 and 90 % in blocks of 64 outputs."""
 DENSE_WIDTHS = (1.0, 0.5, 0.25)
+TABLE_STARTS, TABLE_ENDS = "<!-- table: benchmarks/accuracy.py --table -->", "<!-- end of table -->"
 STARTS = ("scratch", "trained")
 SEEDS = (0, 1, 2)
 
@@ -355,6 +356,7 @@ def main() -> None:
     parser.add_argument(
         "--work", type=Path, default=Path("build/accuracy"), help="For dense starts."
     )
+    parser.add_argument("--into", type=Path, help="A page with marks to put the tables between.")
     parser.add_argument("--table", action="store_true", help="Only print the tables.")
     given = parser.parse_args()
     setting = Setting(given.data.name, given.num_images, given.epochs)
@@ -362,8 +364,16 @@ def main() -> None:
         cells = missing(all_cells(given), setting, given.out)
         run_all(cells[: given.max_runs], setting, given, given.out)
     text = table(read_lines(given.out))
-    given.out.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
     print(text)
+    if given.into:
+        insert(text, given.into)
+
+
+def insert(text: str, page: Path) -> None:
+    """Put the tables between the two marks of a page."""
+    before, rest = page.read_text(encoding="utf-8").split(TABLE_STARTS)
+    after = rest.split(TABLE_ENDS)[1]
+    page.write_text(f"{before}{TABLE_STARTS}\n\n{text}\n\n{TABLE_ENDS}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":
