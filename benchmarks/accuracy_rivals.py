@@ -1,11 +1,12 @@
 """Accuracy at equal measured latency: sparse by a latency plan, pruned by Torch-Pruning, narrower.
 
 Everything starts from the same dense weights, trained for half of the epochs, except the narrower
-networks, which are trained dense for all of them.  Four steps, so that only those that time
+networks, which are trained dense for all of them.  Steps of their own, so that only those that time
 anything need a quiet machine; each goes on where it was stopped:
 
     python benchmarks/accuracy_rivals.py workload --data cifar10     # writes workload.yaml
     spartan-planner profile build/accuracy/workload.yaml -o build/accuracy/profile.yaml  # quiet
+    python benchmarks/accuracy_rivals.py start --data cifar10        # any time: the dense weights
     python benchmarks/accuracy_rivals.py choose --data cifar10       # quiet, a few minutes
     python benchmarks/accuracy_rivals.py train --data cifar10        # any time
     python benchmarks/accuracy_rivals.py measure                     # quiet, a minute
@@ -275,6 +276,13 @@ def append(path: Path, line: dict[str, object]) -> None:
 PRINTED = ("parameter", "chosen_share", "accuracy")
 
 
+def start(given: argparse.Namespace, setting: Setting) -> None:
+    """Train the dense weights from which all but the narrower networks start."""
+    for seed in given.seeds:
+        bench = bench_of(given, setting, seed)
+        print("dense start", seed, evaluate(bench.start, bench.data.test), flush=True)
+
+
 def choose(given: argparse.Namespace, setting: Setting) -> None:
     """Find the parameter of each rival; the narrower networks' does not depend on the seed."""
     path, curves = given.work / "choices.jsonl", dict[object, list[tuple[float, float]]]()
@@ -371,9 +379,12 @@ def write_workload(given: argparse.Namespace, setting: Setting) -> None:
     write_document(given.work / "workload.yaml", whole)
 
 
+STEPS = {"workload": write_workload, "start": start, "choose": choose, "train": train_all}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("step", choices=("workload", "choose", "train", "measure", "table"))
+    parser.add_argument("step", choices=(*STEPS, "measure", "table"))
     parser.add_argument("--data", type=Path, default=Path("fashion_mnist"))
     parser.add_argument("--profile", help="Of this machine; by default profile.yaml in --work.")
     parser.add_argument("--rivals", nargs="+", default=list(RIVALS), choices=RIVALS)
@@ -388,10 +399,8 @@ def main() -> None:
     setting = Setting(given.data.name, given.num_images, given.epochs)
     torch.set_num_threads(1)
     given.work.mkdir(parents=True, exist_ok=True)
-    if given.step in ("workload", "choose", "train"):
-        {"workload": write_workload, "choose": choose, "train": train_all}[given.step](
-            given, setting
-        )
+    if given.step in STEPS:
+        STEPS[given.step](given, setting)
         return
     if given.step == "measure":
         measure(given)
