@@ -6,7 +6,8 @@ dense for the first half of the same number of epochs.
 
     python benchmarks/accuracy.py --data fashion_mnist --processes 2 --limit-minutes 45
     python benchmarks/accuracy.py --data fashion_mnist --only spartan --seeds 0 --starts scratch
-    python benchmarks/accuracy.py --table
+    python benchmarks/accuracy.py --data fashion_mnist --only spartan --schedule beta=3
+    python benchmarks/accuracy.py --table --into docs/accuracy.md
 
 The data are a folder with train*.npz and test.npz (images, labels).
 """
@@ -29,7 +30,7 @@ from torch.utils.data import TensorDataset
 
 from spartan_planner.checkpoints import load_weights, save_weights
 from spartan_planner.plan_model import plan
-from spartan_planner.planning import Budget, Plan
+from spartan_planner.planning import Budget, Plan, Policy, Schedule
 from spartan_planner.training import DataSplit, TrainingSettings, load_data, train
 from spartan_planner.training.methods import default_schedule
 from spartan_planner.training.recipe_models import plain_cnn
@@ -46,6 +47,7 @@ PATTERNS = (
 )
 """Layouts and densities: 90, 95, 98, 99 % unstructured, 80 and 90 % in blocks of 64 outputs."""
 DENSE_WIDTHS = (1.0, 0.5, 0.25)
+TABLE_STARTS, TABLE_ENDS = "<!-- table: benchmarks/accuracy.py --table -->", "<!-- end of table -->"
 STARTS = ("scratch", "trained")
 SEEDS = (0, 1, 2)
 
@@ -89,6 +91,11 @@ class Cell:
         start: of STARTS.
         seed: of weights and batches.
         width: of the network.
+        schedule: what differs from the method's default schedule, ``beta=3 budget_fraction=0.5``.
+        policy: of the plan.  Random weights say nothing about which layers need what, and the
+            layers that a plan leaves dense do not compete in training: planned by cost, tiles
+            keep the layer with the fewest inputs whole and all but cut the others off.  Single
+            elements leave no layer dense, so that training does not depend on the policy.
     """
 
     method: str
@@ -97,21 +104,41 @@ class Cell:
     start: str
     seed: int
     width: float = 1.0
+    schedule: str = ""
+    policy: str = "cost"
+
+    @property
+    def column(self) -> str:
+        """Heading of the table's column."""
+        return f"{self.method} {self.schedule}".strip()
+
+    def full_schedule(self) -> Schedule:
+        given = dict(pair.split("=") for pair in self.schedule.split())
+        numbers = {key: float(text) for key, text in given.items() if text[0].isdigit()}
+        default = default_schedule(self.method, is_trained=self.start == "trained")
+        return replace(default, **{**given, **numbers})
 
 
-def all_cells(
-    methods: Sequence[str], starts: Sequence[str], seeds: Sequence[int]
-) -> Iterator[Cell]:
+def all_cells(given: argparse.Namespace) -> Iterator[Cell]:
     """All runs, one seed after the other, so that a table is complete as early as possible."""
-    for seed in seeds:
-        if "dense" in methods:
+    schedule = " ".join(given.schedule)
+    for seed in given.seeds:
+        if "dense" in given.only:
             for width in DENSE_WIDTHS:
                 yield Cell("dense", "dense", 1.0, "scratch", seed, width)
-        for start in starts:
+        for start in given.starts:
             for layout, density in PATTERNS:
+                if given.patterns and f"{layout}={density:g}" not in given.patterns:
+                    continue
                 for method in METHODS:
-                    if method in methods:
-                        yield Cell(method, layout, density, start, seed)
+                    if method in given.only:
+                        cell = Cell(method, layout, density, start, seed, schedule=schedule)
+                        yield replace(cell, policy=policy_for(cell))
+
+
+def policy_for(cell: Cell) -> str:
+    is_scratch_tile = cell.start == "scratch" and cell.layout != "element"
+    return "uniform" if is_scratch_tile else "cost"
 
 
 @cache
@@ -152,7 +179,8 @@ def plan_of(cell: Cell, model: nn.Module, data: DataSplit) -> Plan:
         data.test[0][0].unsqueeze(0),
         budgets=[density_budget(model, cell.density)],
         layouts=[cell.layout],
-        schedule=default_schedule(cell.method, is_trained=cell.start == "trained"),
+        schedule=cell.full_schedule(),
+        policy=Policy(cell.policy),
     )
 
 
@@ -176,6 +204,8 @@ def run_cell(cell: Cell, setting: Setting, folder: Path, work: Path) -> dict[str
         "setting": asdict(setting),
         "accuracy": result.accuracy,
         "density": kept_share(model, made),
+        "densities": kept_shares(model, made),
+        "schedule": asdict(made.schedule) if made else None,
         "num_parameters": sum(item.numel() for item in model.parameters()),
         "loss": result.losses[-1],
         "cpu_s": round(time.process_time() - started, 1),
@@ -200,6 +230,16 @@ def start_from_dense(
     load_weights(model, path)
 
 
+def kept_shares(model: nn.Module, made: Plan | None) -> dict[str, float]:
+    """Nonzero share of each weight that the plan prunes."""
+    weights = dict(model.named_parameters())
+    layers = made.sparse_layers if made else ()
+    return {
+        layer.name: round(int(weights[layer.name].count_nonzero()) / layer.num_weights, 5)
+        for layer in layers
+    }
+
+
 def kept_share(model: nn.Module, made: Plan | None) -> float:
     """Nonzero share of the weights that the plan prunes."""
     if made is None:
@@ -218,8 +258,8 @@ def read_lines(path: Path) -> list[dict[str, object]]:
 def missing(cells: Iterator[Cell], setting: Setting, path: Path) -> list[Cell]:
     """What is not in the file yet."""
     lines = read_lines(path)
-    done = [line["cell"] for line in lines if line["setting"] == asdict(setting)]
-    return [cell for cell in cells if asdict(cell) not in done]
+    done = {Cell(**line["cell"]) for line in lines if line["setting"] == asdict(setting)}
+    return [cell for cell in cells if cell not in done]
 
 
 def run_all(cells: Sequence[Cell], setting: Setting, given: argparse.Namespace, path: Path) -> None:
@@ -259,22 +299,33 @@ def table(lines: Sequence[dict[str, object]]) -> str:
 def _table(setting: dict[str, object], lines: Sequence[dict[str, object]]) -> str:
     found: dict[tuple[object, ...], list[float]] = {}
     for line in lines:
-        cell = line["cell"]
-        row = ("dense", f"width {cell['width']:g}", "")
-        if cell["method"] != "dense":
-            row = (cell["layout"], f"{1 - cell['density']:.0%}", cell["start"])
-        found.setdefault((*row, cell["method"]), []).append(line["accuracy"])
-    rows = dict.fromkeys(key[:3] for key in found)
+        cell = Cell(**line["cell"])
+        row = ("dense", f"width {cell.width:g}", "")
+        if cell.method != "dense":
+            plan_text = "" if cell.policy == policy_for(cell) else f", plan by {cell.policy}"
+            row = (cell.layout + plan_text, f"{1 - cell.density:.0%}", cell.start)
+        found.setdefault((*row, cell.column), []).append(line["accuracy"])
+    rows = sorted(dict.fromkeys(key[:3] for key in found), key=_place)
+    columns = sorted(dict.fromkeys(key[3] for key in found), key=_rank)
     text = [
         ", ".join(f"{key} {value}" for key, value in setting.items()),
         "",
-        f"| layout | sparsity | start | {' | '.join(METHODS)} | dense |",
-        "|---|---|---|" + "---|" * (len(METHODS) + 1),
+        f"| layout | sparsity | start | {' | '.join(columns)} |",
+        "|---|---|---|" + "---|" * len(columns),
     ]
     for row in rows:
-        cells = [_mean(found.get((*row, method), ())) for method in (*METHODS, "dense")]
+        cells = [_mean(found.get((*row, column), ())) for column in columns]
         text.append(f"| {' | '.join((*row, *cells))} |")
     return "\n".join(text)
+
+
+def _place(row: tuple[str, str, str]) -> tuple[object, ...]:
+    """Dense rows first, then by start and pattern, the sparser below."""
+    return (row[0] != "dense", row[2], row[0], row[1])
+
+
+def _rank(column: str) -> tuple[int, str]:
+    return (*METHODS, "dense").index(column.split()[0]), column
 
 
 def _mean(figures: Sequence[float]) -> str:
@@ -294,6 +345,10 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=["dense", *METHODS])
     parser.add_argument("--starts", nargs="+", default=STARTS, choices=STARTS)
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
+    parser.add_argument("--patterns", nargs="+", help="Of all, such as element=0.02 tile:64x1=0.1.")
+    parser.add_argument(
+        "--schedule", nargs="+", default=[], help="Not the default, such as beta=3 beta_rule=paper."
+    )
     parser.add_argument("--num-images", type=int, default=Setting.num_images)
     parser.add_argument("--epochs", type=int, default=Setting.num_epochs)
     parser.add_argument("--max-runs", type=int, help="At most so many runs.")
@@ -301,15 +356,24 @@ def main() -> None:
     parser.add_argument(
         "--work", type=Path, default=Path("build/accuracy"), help="For dense starts."
     )
+    parser.add_argument("--into", type=Path, help="A page with marks to put the tables between.")
     parser.add_argument("--table", action="store_true", help="Only print the tables.")
     given = parser.parse_args()
     setting = Setting(given.data.name, given.num_images, given.epochs)
     if not given.table:
-        cells = missing(all_cells(given.only, given.starts, given.seeds), setting, given.out)
+        cells = missing(all_cells(given), setting, given.out)
         run_all(cells[: given.max_runs], setting, given, given.out)
     text = table(read_lines(given.out))
-    given.out.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
     print(text)
+    if given.into:
+        insert(text, given.into)
+
+
+def insert(text: str, page: Path) -> None:
+    """Put the tables between the two marks of a page."""
+    before, rest = page.read_text(encoding="utf-8").split(TABLE_STARTS)
+    after = rest.split(TABLE_ENDS)[1]
+    page.write_text(f"{before}{TABLE_STARTS}\n\n{text}\n\n{TABLE_ENDS}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -229,6 +229,9 @@ class Schedule:
         beta_rule: ``paper``: beta is for blocks of one element, rises from 1, and is multiplied by
             the square root of the number of elements in a block; ``spread``: beta is for blocks
             that lie one mean surplus (of the kept blocks over the price) above the price.
+        budget_fall: ``linear``, or ``cubic``: with ``t`` the share of the way, ``(1 - t)^3`` of
+            what is above the budget is still kept, so that it is reached ever more slowly.
+            ``magnitude`` always falls cubically.
     """
 
     budget_fraction: float = 0.2
@@ -237,6 +240,7 @@ class Schedule:
     beta: float = 10.0
     method: Literal["spartan", "dual_averaging", "magnitude", "fixed"] = "spartan"
     beta_rule: Literal["paper", "spread"] = "spread"
+    budget_fall: Literal["linear", "cubic"] = "linear"
 
     def __post_init__(self) -> None:
         """Refuse phases that do not fit into one training run."""

@@ -101,9 +101,9 @@ class Magnitude(Method):
 
     def point(self, schedule: Schedule, step: int, total_steps: int) -> SchedulePoint:
         """Return the point of a cubic fall to the budget."""
-        linear = schedule_point(schedule, step, total_steps)
-        share = linear.budget_share**3
-        return replace(linear, budget_share=share, is_frozen=linear.is_frozen or share == 0.0)
+        cubic = replace(schedule, budget_fall="cubic")
+        point = schedule_point(cubic, step, total_steps)
+        return replace(point, is_frozen=point.is_frozen or point.budget_share == 0.0)
 
     def prune(self, competition: Competition, point: SchedulePoint) -> None:
         """Set to zero what was pruned before, then what is pruned now."""

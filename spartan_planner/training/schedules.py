@@ -23,7 +23,8 @@ class SchedulePoint:
 def schedule_point(schedule: Schedule, step: int, total_steps: int) -> SchedulePoint:
     """Return the point that is reached after ``step`` of ``total_steps`` optimizer steps.
 
-    The budget falls linearly over ``budget_fraction`` of the steps, beta rises linearly over
+    The budget falls over ``budget_fraction`` of the steps, linearly, or as ``(1 - t)^3`` (Zhu and
+    Gupta, arXiv 1710.01878) where ``budget_fall`` is ``cubic``; beta rises linearly over
     ``sharpening_fraction``, the mask freezes for the last ``frozen_fraction``.
 
     Raises:
@@ -32,8 +33,9 @@ def schedule_point(schedule: Schedule, step: int, total_steps: int) -> ScheduleP
     if not 0 <= step <= total_steps:
         raise ValueError(f"step {step} lies outside 0 to {total_steps}")
     progress = step / total_steps
+    power = 3 if schedule.budget_fall == "cubic" else 1
     return SchedulePoint(
-        budget_share=1 - _ramp(progress, schedule.budget_fraction),
+        budget_share=(1 - _ramp(progress, schedule.budget_fraction)) ** power,
         sharpened=_ramp(progress, schedule.sharpening_fraction),
         is_frozen=progress >= 1 - schedule.frozen_fraction,
     )
