@@ -9,80 +9,32 @@ in one shot, export, verify.  Run on a quiet machine.
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
+
+from benchmarks.commands import CASES, Case, plan_and_export, prepare, verify
 
 RESULTS = Path(__file__).parent / "results"
 
 
-@dataclass(frozen=True)
-class Case:
-    """A model by name, the options that say what it is fed, and the share of latency asked for."""
-
-    model: str
-    inputs: tuple[str, ...]
-    latency_percent: float
-
-
-IMAGE = ("--input-shape", "1,3,224,224")
-CASES = {
-    "resnet50": Case("torchvision:resnet50", IMAGE, 40),
-    "vit_b_16": Case("torchvision:vit_b_16", IMAGE, 40),
-    "mobilenet_v2": Case("torchvision:mobilenet_v2", IMAGE, 70),
-    "bert_base": Case("transformers:bert", ("--input-shape", "1,128"), 40),
-}
-
-
-def command(folder: Path, *words: object) -> str:
-    """Run a command of the planner in a folder; return what it prints on standard output."""
-    start = "from spartan_planner.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", start, *map(str, words)],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode not in (0, 1):
-        raise SystemExit(f"{' '.join(map(str, words))}: {done.stderr}")
-    return done.stdout
-
-
-def prepare(case: Case, folder: Path, num_threads: int, max_seconds: float) -> None:
-    """Write ``workload.yaml`` and ``profile.yaml``, and the dense file."""
-    command(folder, "inspect", case.model, *case.inputs, "-o", "workload.yaml")
-    options = ("--threads", num_threads, "--max-seconds", max_seconds)
-    command(folder, "profile", "workload.yaml", "-o", "profile.yaml", *options)
-    command(folder, "export", case.model, *case.inputs, "-o", "dense.onnx")
-
-
-def measure(
-    name: str, case: Case, folder: Path, latency_percent: float, num_rounds: int
-) -> dict[str, object]:
+def measure(name: str, case: Case, folder: Path, percent: float, rounds: int) -> dict[str, object]:
     """Plan, prune, export and verify; return what was asked, promised and measured."""
-    budget = f"latency={latency_percent:g}%"
-    planned = ("--profile", "profile.yaml", "--budget", budget, "-o", "plan.yaml", "--json")
-    plan = json.loads(command(folder, "plan", case.model, *case.inputs, *planned))
-    command(folder, "export", case.model, "--plan", "plan.yaml", "-o", "model.onnx")
-    against = ("--dense", "dense.onnx", "--plan", "plan.yaml", "--rounds", num_rounds, "--json")
-    found = json.loads(command(folder, "verify", "model.onnx", *against))
-    latency, speedup = found["latency_ms"], found["speedup"]
+    budget = f"latency={percent:g}%"
+    plan = plan_and_export(case, folder, budget)
+    found = verify(folder, rounds)
+    latency = found["latency_ms"]
     return {
         "model": name,
         "budget": budget,
-        "num_threads": found.get("num_threads"),
         "dense_ms": latency["dense"],
-        "asked_ms": latency.get("asked"),
+        "asked_ms": latency["asked"],
         "predicted_ms": latency["predicted"],
         "measured_ms": latency["sparse"],
         "measured_over_predicted": round(latency["sparse"] / latency["predicted"], 4),
-        "speedup": speedup,
+        "speedup": found["speedup"],
+        "device_speed_ratio": found["device_speed_ratio"],
         "retained_value": plan["retained_value"],
         "ok": found["ok"],
-        "runtime": found.get("runtime"),
     }
 
 
@@ -119,10 +71,8 @@ def main() -> None:
     for name in arguments.models:
         case = CASES[name]
         with tempfile.TemporaryDirectory() as made:
-            folder = arguments.keep / name if arguments.keep else Path(made)
-            folder.mkdir(parents=True, exist_ok=True)
-            if not (folder / "dense.onnx").exists():
-                prepare(case, folder, arguments.threads, arguments.max_seconds)
+            folder = (arguments.keep or Path(made)) / f"{name}-{arguments.threads}"
+            prepare(case, folder, arguments.threads, arguments.max_seconds)
             for percent in arguments.latency or [case.latency_percent]:
                 results.append(measure(name, case, folder, percent, arguments.rounds))
                 # What is known so far survives whatever happens to the next model.

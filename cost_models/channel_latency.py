@@ -14,11 +14,10 @@ compute whole vectors: 24 channels cost as many as 32 (docs/roofline.md).
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
+from cost_models.channel_shapes import resized
 from cost_models.device_facts import DeviceFacts, Roofline
 from cost_models.layer_timing import LayerTiming
-from cost_models.layer_work import layer_class
 from cost_models.roofline import dense_ms
 from cost_models.workload import LayerShape
 
@@ -32,25 +31,7 @@ LEAST_PADDED = 8
 
 def on_step(shape: LayerShape, step: int = VECTOR_STEP) -> LayerShape:
     """Return the shape with its channels rounded up to whole vectors."""
-    if shape.op == "embedding" or layer_class(shape) == "grouped":
-        return shape
-    if layer_class(shape) == "depthwise":
-        multiplier = shape.weight_shape[0] // shape.groups
-        groups = _up(shape.groups, step)
-        weight = (groups * multiplier, *shape.weight_shape[1:])
-        place = (shape.input_shape[0], groups, *shape.input_shape[2:])
-        return replace(shape, weight_shape=weight, groups=groups, input_shape=place)
-    first, second = (_up(size, step) for size in shape.weight_shape[:2])
-    weight = (first, second, *shape.weight_shape[2:])
-    if shape.op == "linear":
-        place = (*shape.input_shape[:-1], second)
-    elif "transpose" in shape.op:
-        if shape.groups > 1:
-            return shape
-        place = (shape.input_shape[0], first, *shape.input_shape[2:])
-    else:
-        place = (shape.input_shape[0], second, *shape.input_shape[2:])
-    return replace(shape, weight_shape=weight, input_shape=place)
+    return resized(shape, lambda size: _up(size, step))
 
 
 def relative_dense_ms(

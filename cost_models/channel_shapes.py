@@ -6,7 +6,7 @@ groups of a grouped or depthwise convolution, that convolution has so many group
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cost_models.channel_group import ChannelGroup, ChannelSlice
@@ -122,6 +122,25 @@ def reduced_shape(shape: LayerShape, cuts: Iterable[Cut], kept: KeptUnits) -> La
         raise CostModelError(
             f"layer {shape.label()} cannot lose these channels: {error}; find the groups anew"
         ) from error
+
+
+def resized(shape: LayerShape, size_of: Callable[[int], int]) -> LayerShape:
+    """Return a shape whose numbers of outputs and inputs are what a function makes of them.
+
+    Of a depthwise convolution its channels are; grouped ones and tables stay as they are.
+    """
+    is_depthwise = shape.groups > 1 and shape.weight_shape[1] == 1
+    if shape.op == "embedding" or (shape.groups > 1 and not is_depthwise):
+        return shape
+    first, *others = shape.weight_shape
+    if is_depthwise:
+        groups = size_of(shape.groups)
+        weight = (groups * (first // shape.groups), *others)
+    else:
+        groups = 1
+        weight = (size_of(first), size_of(others[0]), *others[1:])
+    place = _input_shape(shape, weight, groups)
+    return replace(shape, weight_shape=weight, groups=groups, input_shape=place)
 
 
 def reduced_layer(layer: LayerWorkload, cuts: Sequence[Cut], kept: KeptUnits) -> LayerWorkload:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from builders import profile_of, timing_of
-from channel_networks import attention, residual_network
+from channel_workloads import attention, residual_network
 
 from cost_models import ModelTiming, Workload, cost_model
 from cost_models.channel_cost import (

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from builders import conv_shape, linear_shape, workload_of
-from channel_networks import attention, concatenation, part, residual_network, units, with_groups
+from channel_workloads import attention, concatenation, part, residual_network, units, with_groups
 
 from cost_models import ChannelGroup, CostModelError, LayerShape, LayerWorkload, SlicedWeight
 from cost_models.channel_shapes import activation_share, cuts_of, reduced_workload

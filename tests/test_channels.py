@@ -6,7 +6,8 @@ import random
 import numpy as np
 import pytest
 import torch
-from channel_modules import (
+import torch_pruning
+from channel_networks import (
     NETWORKS,
     Attention,
     Chunked,
@@ -149,7 +150,6 @@ def test_grouped_query_heads_go_with_their_queries():
 @pytest.mark.parametrize("name", ["resnet18", "densenet121", "mobilenet_v2"])
 def test_groups_are_those_of_an_independent_dependency_graph(name):
     # Torch-Pruning finds the same coupled channels by walking autograd's graph.
-    torch_pruning = pytest.importorskip("torch_pruning")
     torch.manual_seed(0)
     model = import_models("torchvision.models").get_model(name, weights=None).eval()
     inputs = torch.randn(1, 3, 64, 64)
@@ -367,9 +367,11 @@ def test_value_of_a_unit_is_what_masking_it_takes_away(seed):
         masked = copy.deepcopy(model)
         mask_channels(masked, groups, {"stem.weight": [at for at in range(4) if at != unit]})
         lost = sum(
-            float(getattr(model, layer).weight.double().abs().sum())
-            - float(getattr(masked, layer).weight.double().abs().sum())
-            for layer in ("stem", "inner")
+            (item.detach().double().abs().sum() - other.detach().double().abs().sum()).item()
+            for item, other in (
+                (model.stem.weight, masked.stem.weight),
+                (model.inner.weight, masked.inner.weight),
+            )
         )
         assert values[unit] == pytest.approx(lost, rel=1e-12)
 
@@ -392,3 +394,30 @@ def test_finding_groups_leaves_the_model_as_it_was():
     channel_groups(model, images)
     assert model.training
     assert all(torch.equal(before[name], item) for name, item in model.state_dict().items())
+
+
+class WithAuxiliary(nn.Module):
+    """A second classifier that only training reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.last, self.beside = nn.Linear(8, 2), nn.Linear(8, 2)
+        self.never = nn.Linear(3, 3, bias=False)
+
+    def forward(self, images):
+        hidden = self.norm(self.first(images)).mean((2, 3))
+        return (self.last(hidden), self.beside(hidden)) if self.training else self.last(hidden)
+
+
+def test_layers_that_only_training_reads_shrink_with_the_others():
+    model, images = WithAuxiliary().eval(), torch.randn(1, 3, 8, 8)
+    found = find_channels(model, images)
+    assert {part.tensor for part in found.groups[0].slices} >= {"last.weight", "beside.weight"}
+    assert [item.name for item in found.left_out] == [
+        "last.weight",
+        "beside.weight",
+        "never.weight",
+    ]
+    smaller = remove_channels(model, found.groups, {"first.weight": [0, 3]})
+    assert smaller.train()(images)[1].shape == (1, 2)

@@ -1,5 +1,6 @@
 """What modules say of their own sizes, brought up to date after channels were removed."""
 
+import re
 from collections.abc import Iterable, Mapping
 
 from torch import nn
@@ -11,19 +12,22 @@ HEAD_COUNTS = frozenset(
 )
 """Names under which modules keep their number of attention heads."""
 
-WIDTHS = frozenset(
-    {"all_head_size", "attn_dim", "embed_dim", "inner_dim", "split_size"}
+_WIDTHS = re.compile(
+    r"(?!in_)(\w+_)?(chs?|channels|planes|width)|all_head_size|attn_dim|embed_dim|inner_dim|split_size"
 )
-"""Names under which modules keep how wide all their heads are together."""
+"""Names under which modules keep how wide something inside them is."""
 
-LAYER_SIZES = frozenset(
+_LAYER_SIZES = frozenset(
     {"embedding_dim", "groups", "in_channels", "in_features", "nf", "num_channels", "nx"}
     | {"num_features", "num_groups", "num_parameters", "out_channels", "out_features"}
 )
 """Names under which layers keep the sizes of their own weight."""
 
-SETTABLE = HEAD_COUNTS | WIDTHS | LAYER_SIZES
-"""All that a removal may change."""
+
+def is_settable(attribute: str) -> bool:
+    """Whether a removal may change a size that modules keep under this name."""
+    known = HEAD_COUNTS | _LAYER_SIZES
+    return attribute in known or _WIDTHS.fullmatch(attribute) is not None
 
 
 def layer_sizes(
@@ -54,9 +58,7 @@ def layer_sizes(
     return {"num_features": shape[0]} if hasattr(module, "num_features") else {}
 
 
-def _convolution_sizes(
-    module: _ConvNd, shape: tuple[int, ...], num_groups: int
-) -> dict[str, int]:
+def _convolution_sizes(module: _ConvNd, shape: tuple[int, ...], num_groups: int) -> dict[str, int]:
     if module.transposed:
         sizes = (shape[0], shape[1] * num_groups)
     else:
@@ -73,24 +75,23 @@ def kept_conv_groups(num_groups: int, num_rows: int, removed: Iterable[int]) -> 
     return sum(count < per_group for count in lost)
 
 
-def head_sizes(
-    module: nn.Module, num_units: int, num_kept: int, widths: Mapping[int, int]
+def inner_sizes(
+    module: nn.Module, heads: tuple[int, int] | None, widths: Mapping[int, int]
 ) -> dict[str, int]:
-    """Return what a module of attention should say of its heads once units are removed.
+    """Return what a module should say of the sizes inside it once units are removed.
 
     Args:
-        module: holds projections, or is one.
-        num_units: units before; a unit may hold several heads.
-        num_kept: units that are left.
-        widths: sizes of the projections before, and after.
+        module: holds layers that became smaller, or is one.
+        heads: units of attention heads before, and after; None of channels.
+        widths: sizes of the layers before, and after.
     """
     found: dict[str, int] = {}
-    for name in sorted(set(vars(module))):
+    for name in sorted(vars(module)):
         value = getattr(module, name)
         if type(value) is not int:
             continue
-        if name in HEAD_COUNTS and value % num_units == 0:
-            found[name] = value // num_units * num_kept
-        elif name in WIDTHS and value in widths:
+        if heads and name in HEAD_COUNTS and value % heads[0] == 0:
+            found[name] = value // heads[0] * heads[1]
+        elif _WIDTHS.fullmatch(name) and value in widths:
             found[name] = widths[value]
     return found

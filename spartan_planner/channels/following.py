@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -20,12 +20,12 @@ class Follower(TorchDispatchMode):
     """Labels, while it is active, what each operation writes.
 
     Attributes:
-        tensors: what is known by then.
+        tensors: what is known by then; a further pass adds to it.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, tensors: LabelledTensors) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.tensors = LabelledTensors(model)
+        self.tensors = tensors
 
     def __torch_dispatch__(  # type: ignore[no-untyped-def]
         self,
@@ -52,7 +52,10 @@ class Follower(TorchDispatchMode):
     def _follow(self, call: Call) -> None:
         read = [item for item in tree_leaves(call.arguments) if isinstance(item, Tensor)]
         is_fixed = all(self.tensors.of(item).is_fixed for item in read)
-        layers = self._rule(call)(call)
+        try:
+            layers = self._rule(call)(call)
+        except (LookupError, RuntimeError, ValueError):  # arguments that its rule does not foresee
+            layers = unfollowed(call)
         written = tree_leaves(call.output)
         for tensor, kept in zip(written, layers, strict=True):
             if isinstance(tensor, Tensor):

@@ -1,6 +1,8 @@
 """The channel groups of a torch model, and what is left out of them and why."""
 
+import copy
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from cost_models.channel_group import ChannelGroup, ChannelSlice, GroupKind, Role
 from spartan_planner.channels.following import Follower
-from spartan_planner.channels.tensors import Dimension, LabelledTensors, boxes
+from spartan_planner.channels.tensors import LabelledTensors, boxes
 from spartan_planner.channels.units import NO_UNIT
 from spartan_planner.channels.verified import keeping_promises
 from spartan_planner.errors import ModelError
@@ -19,6 +21,8 @@ from spartan_planner.extraction.extract import everything_visible, inputs_for
 
 OUTPUT = "the model's output consists of it"
 ONE_UNIT = "it is one unit, which cannot go without the rest of its layer"
+
+UNUSED = "no operation of a forward pass uses it"
 
 
 @dataclass(frozen=True)
@@ -50,9 +54,7 @@ class _Place(NamedTuple):
 _Unit = dict[_Place, list[int]]
 
 
-def channel_groups(
-    model: nn.Module, inputs: Sequence[Tensor] | Tensor
-) -> tuple[ChannelGroup, ...]:
+def channel_groups(model: nn.Module, inputs: Sequence[Tensor] | Tensor) -> tuple[ChannelGroup, ...]:
     """Return the groups of channels and heads that can be removed from a model exactly.
 
     Args:
@@ -96,27 +98,39 @@ def _shapes(inputs: Sequence[Tensor]) -> str:
 
 
 def follow(model: nn.Module, inputs: Sequence[Tensor]) -> LabelledTensors:
-    """Run the model once, as it is set, and return what its operations tie together."""
-    follower = Follower(model)
-    with torch.no_grad(), follower:
+    """Run the model and return what its operations tie together.
+
+    It runs as it is set; where that leaves parameters unused (classifiers beside the last one), a
+    copy runs once more as it does in training.
+    """
+    tensors = LabelledTensors(model)
+    _watch(model, inputs, tensors)
+    if tensors.unused():
+        trained = copy.deepcopy(model).train()
+        tensors.rename(trained)
+        # Normalisations refuse to train on one example.  A model that cannot train without targets
+        # is left at that: what it did not use is named among what is left out.
+        with suppress(Exception), torch.random.fork_rng(devices=[]):
+            _watch(trained, [torch.cat([item, item]) for item in inputs], tensors)
+    boxes(tensors)
+    return tensors
+
+
+def _watch(model: nn.Module, inputs: Sequence[Tensor], tensors: LabelledTensors) -> None:
+    with torch.no_grad(), Follower(tensors):
         output = model(*inputs)
     for tensor in tree_leaves(output):
         if isinstance(tensor, Tensor):
-            for layer in follower.tensors.of(tensor).layers:
-                follower.tensors.units.keep(layer, OUTPUT)
-    boxes(follower.tensors)
-    return follower.tensors
+            for layer in tensors.of(tensor).layers:
+                tensors.units.keep(layer, OUTPUT)
 
 
 def findings(tensors: LabelledTensors) -> ChannelFindings:
     """Return the groups that the labels make, unverified."""
     units = dict(_units(tensors))
-    producers = {
-        _Place(item.tensor, item.dim): None
-        for item in tensors.dimensions
-        if _role(tensors, item) == "output"
-    }
-    roles = {_Place(item.tensor, item.dim): _role(tensors, item) for item in tensors.dimensions}
+    at = [_Place(item.tensor, item.dim) for item in tensors.dimensions]
+    roles = dict(zip(at, tensors.roles(), strict=True))
+    producers = {place for place, role in roles.items() if role == "output"}
     by_places: dict[frozenset[tuple[_Place, int]], list[int]] = {}
     for root, unit in units.items():
         if any(place in producers for place in unit):
@@ -127,28 +141,23 @@ def findings(tensors: LabelledTensors) -> ChannelFindings:
         _group([units[root] for root in roots], roles, bool(heads & set(roots)))
         for roots in by_places.values()
     ]
-    return ChannelFindings(
-        _named_apart([group for group in groups if group.num_units > 1]),
-        (*_kept(tensors), *(LeftOut(item.name, ONE_UNIT) for item in groups if item.num_units < 2)),
+    left_out = (
+        *_kept(tensors),
+        *(LeftOut(group.name, ONE_UNIT) for group in groups if group.num_units < 2),
+        *(LeftOut(name, UNUSED) for name in tensors.unused()),
     )
+    return ChannelFindings(_named_apart([item for item in groups if item.num_units > 1]), left_out)
 
 
 def _units(tensors: LabelledTensors) -> Iterator[tuple[int, _Unit]]:
     """Every unit with its elements, in the order of the first use of its first tensor."""
     units: dict[int, _Unit] = {}
     for item in tensors.dimensions:
-        for index, root in enumerate(tensors.units.roots(item.labels).tolist()):
-            if root != NO_UNIT:
-                place = _Place(item.tensor, item.dim)
-                units.setdefault(root, {}).setdefault(place, []).append(index)
+        place, roots = _Place(item.tensor, item.dim), tensors.units.roots(item.labels)
+        free = (roots != NO_UNIT).nonzero().ravel()
+        for index, root in zip(free.tolist(), roots[free].tolist(), strict=True):
+            units.setdefault(root, {}).setdefault(place, []).append(index)
     yield from units.items()
-
-
-def _role(tensors: LabelledTensors, item: Dimension) -> Role:
-    played = set[Role]().union(*(tensors.roles.get(at, set()) for at in item.labels.tolist()))
-    if "output" in played:
-        return "output"
-    return "input" if "input" in played else "vector"
 
 
 def _heads(tensors: LabelledTensors) -> set[int]:
@@ -181,8 +190,8 @@ def _named_apart(groups: Sequence[ChannelGroup]) -> tuple[ChannelGroup, ...]:
 
 def _kept(tensors: LabelledTensors) -> Iterator[LeftOut]:
     """Producers with channels that are always kept, with the first reason."""
-    for item in tensors.dimensions:
-        if _role(tensors, item) == "output":
+    for item, role in zip(tensors.dimensions, tensors.roles(), strict=True):
+        if role == "output":
             reasons = map(tensors.units.reason, tensors.units.raw_roots(item.labels).tolist())
             reason = next(filter(None, reasons), "")
             if reason:

@@ -1,16 +1,15 @@
 """Labels of the elements of a tensor.
 
-A *layer* is a tensor of labels that broadcasts to the tensor it describes and has size 1 along every
-dimension along which its labels do not change.  An activation has one layer as a rule (its
+A *layer* is a tensor of labels that broadcasts to the tensor it describes and has size 1 along
+every dimension along which its labels do not change.  An activation has one layer as a rule (its
 channels); a weight has one per dimension (its rows, its columns).  An element goes when any of its
-labels goes, so after a removal every tensor is still a box if no layer changes along two dimensions
-at once.
+labels goes, so after a removal every tensor is still a box if no layer changes along two
+dimensions at once.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from spartan_planner.channels.units import NO_UNIT, Units
@@ -65,7 +64,7 @@ def held(units: Units, layer: Tensor, dims: Iterable[int], reason: str) -> tuple
     """Keep the size of these dimensions: what lies along them goes together or not at all.
 
     Returns:
-        The layer as it is then, or nothing where that leaves one unit, which is kept for ``reason``.
+        The layer as it is then, or nothing where that leaves one unit, which is then kept.
     """
     for dim in dims:
         if layer.shape[dim] > 1:
@@ -118,7 +117,7 @@ def _joined(units: Units, layers: list[Tensor], new: Tensor) -> list[Tensor]:
     for layer, meet in zip(layers, meets, strict=True):
         if meet:
             units.unite(layer, new)
-            new = torch.broadcast_tensors(new, layer)[0]
+            new = new.expand([max(sizes) for sizes in zip(new.shape, layer.shape, strict=True)])
     apart = [layer for layer, meet in zip(layers, meets, strict=True) if not meet]
     return [*apart, *settled(units, [new])]
 

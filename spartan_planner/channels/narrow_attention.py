@@ -12,7 +12,7 @@ class NarrowAttention(nn.MultiheadAttention):
     less than ``embed_dim``.  Only self-attention with packed weights can be narrowed.
     """
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         query: Tensor,
         key: Tensor,
@@ -45,12 +45,13 @@ class NarrowAttention(nn.MultiheadAttention):
         return output, shares if shares is None or query.dim() == 3 else shares[0]
 
     def _heads(self, projected: Tensor) -> Tensor:
-        """``[batch, tokens, features]`` in the module's order to ``[batch, heads, tokens, head_dim]``."""
+        """Any order of the module to ``[batch, heads, tokens, head_dim]``."""
         if projected.dim() == 2:
             projected = projected.unsqueeze(0)
         elif not self.batch_first:
             projected = projected.transpose(0, 1)
-        return projected.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+        sizes = (*projected.shape[:2], self.num_heads, self.head_dim)
+        return projected.reshape(sizes).transpose(1, 2)
 
     def _together(self, attended: Tensor, num_dims: int) -> Tensor:
         joined = attended.transpose(1, 2).flatten(2)
@@ -70,7 +71,9 @@ def _joint_mask(
     for item in (mask, None if padding is None else padding.reshape(-1, 1, 1, keys.shape[2])):
         if item is not None:
             added = _additive(item, queries)
-            added = added.reshape(queries.shape[0], -1, *added.shape[1:]) if added.dim() == 3 else added
+            added = (
+                added.reshape(queries.shape[0], -1, *added.shape[1:]) if added.dim() == 3 else added
+            )
             total = added if total is None else total + added
     return total
 

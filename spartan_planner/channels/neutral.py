@@ -30,7 +30,9 @@ def mask_channels(
     tensors = tensors_of(model)
     for item in removals(model, groups, kept):
         value = 1.0 if item.tensor.endswith("running_var") else 0.0
-        tensors[item.tensor].index_fill_(item.dim, _index(item.removed, tensors[item.tensor]), value)
+        tensors[item.tensor].index_fill_(
+            item.dim, _index(item.removed, tensors[item.tensor]), value
+        )
 
 
 def _index(places: Sequence[int], like: torch.Tensor) -> torch.Tensor:

@@ -29,6 +29,8 @@ def _operands(call: Call) -> list[Labelled]:
 
 def reduced(call: Call) -> list[Layers]:
     """Sums, means, extremes: channels that are summed over stay together."""
+    if "other" in call.arguments:  # the greater of two tensors
+        return elementwise(call)
     source, dims = call.labelled("self"), _dims(call)
     layers = held_all(call.units, source.layers, dims, f"{call.name} goes over it")
     if not call.arguments.get("keepdim"):
@@ -126,36 +128,35 @@ _POINTWISE = frozenset(
 )
 """Operations that go element by element though torch does not tag them so."""
 
+_REDUCTIONS = """
+    all amax amin any argmax argmin linalg_vector_norm logsumexp max mean median min prod std sum
+    var var_mean
+"""
+_ALONG = "_softmax _log_softmax _safe_softmax softmax cumsum cumprod"
+_WINDOWS = """
+    _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_avg_pool2d adaptive_max_pool2d
+    adaptive_max_pool3d avg_pool1d avg_pool2d avg_pool3d max_pool2d_with_indices
+    max_pool3d_with_indices reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d
+    upsample_bicubic2d upsample_bilinear2d upsample_linear1d upsample_nearest1d upsample_nearest2d
+    _upsample_bicubic2d_aa _upsample_bilinear2d_aa
+"""
+_BATCH_NORMS = """
+    native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training
+    _batch_norm_no_update _batch_norm_with_update cudnn_batch_norm
+"""
+_CONSTANTS = """
+    arange empty empty_like empty_strided eye full full_like linspace new_empty new_empty_strided
+    new_full new_ones new_zeros ones ones_like rand rand_like randn randn_like scalar_tensor
+    tril_indices zeros zeros_like _efficientzerotensor _local_scalar_dense
+"""
+
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(
-        ("amax", "amin", "any", "all", "argmax", "argmin", "linalg_vector_norm", "logsumexp")
-        + ("max", "mean", "median", "min", "prod", "std", "sum", "var", "var_mean"),
-        reduced,
-    ),
-    **dict.fromkeys(
-        ("_softmax", "_log_softmax", "_safe_softmax", "softmax", "cumsum", "cumprod"), along
-    ),
-    **dict.fromkeys(
-        ("_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_max_pool2d", "avg_pool2d")
-        + ("adaptive_max_pool3d", "avg_pool3d", "max_pool2d_with_indices", "adaptive_avg_pool2d")
-        + ("max_pool3d_with_indices", "upsample_bicubic2d", "upsample_bilinear2d")
-        + ("upsample_nearest1d", "upsample_nearest2d", "reflection_pad1d", "reflection_pad2d")
-        + ("replication_pad1d", "replication_pad2d", "_upsample_bicubic2d_aa", "avg_pool1d")
-        + ("_upsample_bilinear2d_aa", "upsample_linear1d"),
-        windowed,
-    ),
-    **dict.fromkeys(
-        ("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training")
-        + ("_batch_norm_no_update", "_batch_norm_with_update", "cudnn_batch_norm"),
-        batch_norm,
-    ),
-    **dict.fromkeys(("native_layer_norm", "_fused_rms_norm"), layer_norm),
+    **dict.fromkeys(_REDUCTIONS.split(), reduced),
+    **dict.fromkeys(_ALONG.split(), along),
+    **dict.fromkeys(_WINDOWS.split(), windowed),
+    **dict.fromkeys(_BATCH_NORMS.split(), batch_norm),
+    "native_layer_norm": layer_norm,
+    "_fused_rms_norm": layer_norm,
     "native_group_norm": group_norm,
-    **dict.fromkeys(
-        ("arange", "empty", "empty_like", "empty_strided", "full", "full_like", "new_empty")
-        + ("new_empty_strided", "new_full", "new_ones", "new_zeros", "ones", "ones_like")
-        + ("scalar_tensor", "zeros", "zeros_like", "linspace", "eye", "_efficientzerotensor")
-        + ("tril_indices", "_local_scalar_dense", "rand", "randn", "rand_like", "randn_like"),
-        made,
-    ),
+    **dict.fromkeys(_CONSTANTS.split(), made),
 }

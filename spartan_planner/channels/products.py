@@ -66,9 +66,7 @@ def _contracted(
     return rest[0], rest[1]
 
 
-def _unite_summed(
-    call: Call, left: tuple[Labelled, int], right: tuple[Labelled, int]
-) -> None:
+def _unite_summed(call: Call, left: tuple[Labelled, int], right: tuple[Labelled, int]) -> None:
     units, either_fixed = call.units, left[0].is_fixed or right[0].is_fixed
     found = [labels_along(units, item, dim) for item, dim in (left, right)]
     for (item, _), labels in zip((left, right), found, strict=True):
@@ -124,9 +122,7 @@ def _convolved(call: Call, source: Labelled, kernel: Labelled) -> Tensor:
     return _grouped(call, inputs, rows, columns, num_groups)
 
 
-def _grouped(
-    call: Call, inputs: Tensor, rows: Tensor, columns: Tensor, num_groups: int
-) -> Tensor:
+def _grouped(call: Call, inputs: Tensor, rows: Tensor, columns: Tensor, num_groups: int) -> Tensor:
     """Whole groups go where there are at least as many groups as channels in one.
 
     Else the same places of every group go.

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from spartan_planner.channels.calls import Call
 from spartan_planner.channels.layers import Labelled, held, held_all, merged, settled, varying
@@ -17,6 +18,8 @@ FIXED_PART = "the model's code takes a part of fixed size or place out of it"
 def moved(call: Call) -> list[Layers]:
     """Views, permutations, expansions: the operation itself, on the labels."""
     source = call.labelled("self")
+    if "dtype" in call.arguments:  # a view of the same bytes as other numbers
+        return unfollowed(call)
     return [_applied(call, settled(call.units, source.layers), source.shape)]
 
 
@@ -38,6 +41,7 @@ def _applied(call: Call, layers: Layers, shape: Sequence[int]) -> Layers:
 
 def _run(call: Call, labels: Tensor) -> Any:  # noqa: ANN401 - a tensor, or a list of them
     given = {name: value for name, value in call.arguments.items() if name != "self"}
+    given = tree_map_only(Tensor, Tensor.cpu, given)  # where labels are
     if call.name in ("view", "_unsafe_view", "_reshape_copy"):
         return labels.reshape(given["size"])
     return call.func(labels, **given)
@@ -61,7 +65,7 @@ def _in_equal_parts(call: Call, source: Labelled, dim: int, sizes: Sequence[int]
         elif not sizes:
             layers += held(call.units, layer, [dim], FIXED_PART)
         elif len(set(sizes)) == 1:
-            parts = torch.stack(layer.split(sizes[0], dim))
+            parts = torch.stack(torch.split(layer, sizes[0], dim))
             call.units.unite(parts, parts[:1])
             layers.append(layer)
         else:
@@ -155,11 +159,11 @@ def _along(call: Call, item: Labelled, dim: int) -> Tensor | None:
 def unfollowed(call: Call) -> list[Layers]:
     """An operation without a rule: everything that it reads is kept."""
     reason = f"it goes through {call.name}, which is not followed"
-    for value in torch.utils._pytree.tree_leaves(call.arguments):
+    for value in tree_leaves(call.arguments):
         if isinstance(value, Tensor):
             for layer in call.tensors.of(value).layers:
                 call.units.keep(layer, reason)
-    return [() for _ in torch.utils._pytree.tree_leaves(call.output)]
+    return [() for _ in tree_leaves(call.output)]
 
 
 Rule = Callable[[Call], list[Layers]]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from cost_models.channel_group import ChannelGroup
-from spartan_planner.channels.attributes import head_sizes, kept_conv_groups, layer_sizes
+from spartan_planner.channels.attributes import inner_sizes, kept_conv_groups, layer_sizes
 from spartan_planner.channels.narrow_attention import NarrowAttention
 from spartan_planner.channels.record import KeptPlaces, keep_record, record_of
 from spartan_planner.channels.selection import Removal, removals, tensors_of
@@ -44,7 +44,7 @@ def shrink(
     gone = removals(model, groups, kept)
     places = [_places(tensor, item) for tensor, item in _with_tensors(model, gone)]
     old_shapes = {name: tuple(tensor.shape) for name, tensor in tensors_of(model).items()}
-    sizes = _head_sizes(model, groups, kept, gone)
+    sizes = _inner_sizes(model, groups, kept, gone)
     narrowed = [name for name, _ in _attentions(model, gone)]
     narrow_attention(model, narrowed)
     cut(model, places)
@@ -53,9 +53,7 @@ def shrink(
     keep_record(model, record_of(model).then(places, sizes, narrowed))
 
 
-def _with_tensors(
-    model: nn.Module, gone: Sequence[Removal]
-) -> Iterator[tuple[Tensor, Removal]]:
+def _with_tensors(model: nn.Module, gone: Sequence[Removal]) -> Iterator[tuple[Tensor, Removal]]:
     tensors = tensors_of(model)
     return ((tensors[item.tensor], item) for item in gone)
 
@@ -136,31 +134,48 @@ def _layer_sizes(
     return sizes
 
 
-def _head_sizes(
+def _inner_sizes(
     model: nn.Module,
     groups: Sequence[ChannelGroup],
     kept: Mapping[str, Sequence[int]],
     gone: Sequence[Removal],
 ) -> dict[tuple[str, str], int]:
-    """What the modules around the projections say of the heads."""
+    """What the modules around the layers that became smaller say of the sizes inside."""
     lost = {(item.tensor, item.dim): len(item.removed) for item in gone}
     tensors, sizes = tensors_of(model), dict[tuple[str, str], int]()
-    for group in groups:
-        if group.kind != "head" or len(kept.get(group.name, range(group.num_units))) == group.num_units:
-            continue
-        widths = {}
-        for part in group.slices:
-            size = tensors[part.tensor].shape[part.dim]
-            widths[size] = size - lost[part.tensor, part.dim]
-        for name in _holders(group):
-            found = head_sizes(
-                model.get_submodule(name), group.num_units, len(kept[group.name]), widths
-            )
-            sizes |= {(name, attribute): value for attribute, value in found.items()}
+    smaller = [
+        group for group in groups if len(kept.get(group.name, ())) not in (0, group.num_units)
+    ]
+    # The nearest layers have the last word, and of these the first: what a module takes apart by a
+    # size it keeps is what its first layer wrote.  A wrong guess is found when groups are verified.
+    for level in reversed(range(_NUM_LEVELS)):
+        for group in reversed(smaller):
+            widths = _widths(tensors, group, lost)
+            heads = (group.num_units, len(kept[group.name])) if group.kind == "head" else None
+            for name in _holders(group, level):
+                found = inner_sizes(model.get_submodule(name), heads, widths)
+                sizes |= {(name, attribute): value for attribute, value in found.items()}
     return sizes
 
 
-def _holders(group: ChannelGroup) -> list[str]:
-    """Modules that own a tensor of the group, and the modules that these are part of."""
-    owners = [part.tensor.rpartition(".")[0] for part in group.slices]
-    return list(dict.fromkeys([*owners, *(owner.rpartition(".")[0] for owner in owners)]))
+_NUM_LEVELS = 3
+"""A layer, the module that it is part of, and the one that this is part of."""
+
+
+def _widths(
+    tensors: Mapping[str, Tensor], group: ChannelGroup, lost: Mapping[tuple[str, int], int]
+) -> dict[int, int]:
+    """Sizes of a group's dimensions, before and after, where those of one size stay equal."""
+    found: dict[int, set[int]] = {}
+    for part in group.slices:
+        size = tensors[part.tensor].shape[part.dim]
+        found.setdefault(size, set()).add(size - lost[part.tensor, part.dim])
+    return {size: after.pop() for size, after in found.items() if len(after) == 1}
+
+
+def _holders(group: ChannelGroup, level: int) -> list[str]:
+    """Modules this far above the tensors of a group."""
+    names = [part.tensor.split(".")[:-1] for part in group.slices]
+    return list(
+        dict.fromkeys(".".join(name[: len(name) - level]) for name in names if len(name) >= level)
+    )

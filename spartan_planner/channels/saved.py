@@ -1,4 +1,4 @@
-"""Models made smaller, on disk: one safetensors file from which the original class rebuilds them."""
+"""Smaller models on disk: one safetensors file from which the original class rebuilds them."""
 
 import copy
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cost_models.documents import write_atomically
-from spartan_planner.channels.attributes import SETTABLE
+from spartan_planner.channels.attributes import is_settable
 from spartan_planner.channels.record import ChannelRecord, KeptPlaces, keep_record, record_of
 from spartan_planner.channels.removal import cut, narrow_attention, state_sizes
 from spartan_planner.channels.selection import tensors_of
@@ -80,7 +80,8 @@ def _read(path: Path) -> tuple[ChannelRecord, dict[str, Tensor]]:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise DocumentError(
-            f"{path} is not a safetensors file, or it is cut off ({error}); save it or copy it again"
+            f"{path} is not a safetensors file, or it is cut off ({error}); save it or copy it "
+            "again"
         ) from error
     if text is None:
         raise DocumentError(
@@ -123,7 +124,7 @@ def _require_sizes(model: nn.Module, record: ChannelRecord, path: Path) -> None:
     modules = dict(model.named_modules())
     stated: Sequence[tuple[str, str]] = [(item.module, item.attribute) for item in record.sizes]
     for module, attribute in stated:
-        held = getattr(modules.get(module), attribute, None) if attribute in SETTABLE else None
+        held = getattr(modules.get(module), attribute, None) if is_settable(attribute) else None
         if type(held) is not int:
             raise ModelError(
                 f"{path} was not made from this model: it states {attribute!r} of {module!r}"

@@ -39,7 +39,7 @@ class Units:
 
     def raw_roots(self, labels: Tensor) -> Labels:
         """Return the root of each label; a root below the reserved ones names a reason."""
-        roots = self._parents[labels.numpy()]
+        roots: Labels = self._parents[labels.numpy()]
         while True:
             further: Labels = self._parents[roots]
             if np.array_equal(further, roots):
@@ -57,8 +57,8 @@ class Units:
 
     def unite(self, left: Tensor, right: Tensor) -> None:
         """Unite the labels that stand at the same place, after broadcasting."""
-        left, right = torch.broadcast_tensors(left, right)
-        pairs = np.stack([self.raw_roots(left).ravel(), self.raw_roots(right).ravel()])
+        roots = np.broadcast_arrays(self.raw_roots(left), self.raw_roots(right))
+        pairs = np.stack([side.ravel() for side in roots])
         pairs = np.unique(pairs[:, pairs[0] != pairs[1]], axis=1)
         for one, other in pairs.T.tolist():
             self._unite_two(one, other)

@@ -13,9 +13,7 @@ from spartan_planner.errors import ModelError
 
 
 @torch.no_grad()
-def unit_values(
-    model: nn.Module, groups: Sequence[ChannelGroup]
-) -> dict[str, NDArray[np.float64]]:
+def unit_values(model: nn.Module, groups: Sequence[ChannelGroup]) -> dict[str, NDArray[np.float64]]:
     """Return the sum of ``|w|`` over the rows and columns of each unit, ``[num_units]`` per group.
 
     Vectors (norms, biases, running statistics) count nothing.  The values are not normalised: a

@@ -1,6 +1,7 @@
 """Groups held to their promise: without a unit the model computes what it does with it masked."""
 
 import copy
+import math
 import random
 from collections.abc import Iterable, Sequence
 
@@ -38,10 +39,10 @@ def promise_broken(
         found = outputs_of(trial, wide)
     except Exception as error:  # whatever a model's code raises
         return f"the smaller model does not run: {' '.join(str(error).split())[:160]}"
-    error = relative_error(expected, found)
-    if error <= ALLOWED_ERROR:
+    difference = relative_error(expected, found)
+    if difference <= ALLOWED_ERROR:
         return ""
-    return f"the smaller model computes something else (relative difference {error:.1e})"
+    return f"the smaller model computes something else (relative difference {difference:.1e})"
 
 
 def outputs_of(model: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -91,7 +92,7 @@ def _randomise(model: nn.Module) -> None:
 
 def _scaled(name: str, noise: Tensor) -> Tensor:
     if noise.dim() > 1:
-        return noise / max(1, noise[0].numel()) ** 0.5
+        return noise / math.sqrt(max(1, noise[0].numel()))
     if name.endswith(("bias", "running_mean")):
         return noise / 10
     return 1 + noise.clamp(-3, 3) / 5

@@ -46,6 +46,14 @@ Pin = Annotated[
     bool, typer.Option("--pin", help="Keep the process on as many cores as it has threads.")
 ]
 LayersOnly = Annotated[bool, typer.Option("--layers-only", help="Do not run the whole model.")]
+WithChannels = Annotated[
+    bool,
+    typer.Option(
+        "--channels",
+        help="Measure every layer at half and a quarter of its channels too, for plans that remove "
+        "channels; a workload made by 'inspect --channels' asks for it itself.",
+    ),
+]
 
 
 def profile_command(
@@ -60,6 +68,7 @@ def profile_command(
     provider: Provider = "",
     pin: Pin = False,
     layers_only: LayersOnly = False,
+    channels: WithChannels = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure this device for the layer shapes of WORKLOAD, dense and lowered.
@@ -75,12 +84,13 @@ def profile_command(
         num_threads=threads,
         num_rounds=rounds,
         max_duration_s=max_seconds,
-        min_rounds=min(10, rounds),
+        min_rounds=min(ProfileSettings.min_rounds, rounds),
         max_half_width=half_width,
         runtime=runtime,
         provider=provider,
         is_pinned=pin,
         whole_model=not layers_only,
+        with_channels=channels,
     )
     document = read_workload(workload)
     require_own_graph(document)
@@ -141,7 +151,8 @@ def _tell_how_certain(profile: DeviceProfile, asked: float) -> None:
     reached = profile.measurement.provenance.widest_half_width
     if reached is None:
         _tell(
-            "too few rounds were run to say how certain the figures are; allow more with --rounds"
+            "too few rounds were run to say how certain the figures are; allow more with "
+            "--max-seconds and --rounds"
         )
     elif reached > asked:
         _tell(

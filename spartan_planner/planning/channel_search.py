@@ -67,7 +67,7 @@ def search(terms: Terms, tops: Sequence[int], limits: Costs) -> Found:
         InfeasibleBudgetError: even the least levels cost more.
     """
     bottom = (0,) * len(tops)
-    starts = [_shrunk(terms, _start(terms, tuple(tops)), limits)]
+    starts = [_shrunk(terms, tops, _start(terms, tuple(tops)), limits)]
     least = _start(terms, bottom)
     if np.all(least.cost <= limits):
         starts.append(least)
@@ -86,51 +86,78 @@ def _start(terms: Terms, levels: Levels) -> Found:
     return Found(levels, *terms.total(levels))
 
 
-def _shrunk(terms: Terms, state: Found, limits: Costs) -> Found | None:
+class _Steps:
+    """The steps that every group may take from a state; those of a change's neighbours anew."""
+
+    def __init__(self, terms: Terms, jumps: Sequence[int], tops: Sequence[int]) -> None:
+        self._terms, self._jumps, self._tops = terms, jumps, tops
+        self._known: dict[int, list[_Step]] = {}
+
+    def of(self, levels: Levels) -> list[_Step]:
+        """Return all steps from these levels."""
+        for group, top in enumerate(self._tops):
+            if group not in self._known:
+                self._known[group] = list(_steps(self._terms, levels, group, self._jumps, top))
+        return [step for group in range(len(self._tops)) for step in self._known[group]]
+
+    def forget(self, changed: int) -> None:
+        """Forget what a change of one group makes wrong."""
+        for group in self._terms.shared[changed] | {changed}:
+            self._known.pop(group, None)
+
+
+def _shrunk(terms: Terms, tops: Sequence[int], state: Found, limits: Costs) -> Found | None:
     """Give up the value that is cheapest per cost until every limit holds."""
-    known: dict[int, list[_Step]] = {}
+    known = _Steps(terms, [-jump for jump in _JUMPS], tops)
     while np.any(state.cost > limits):
-        for group in range(terms.num_groups):
-            if group not in known:
-                known[group] = list(_steps(terms, state.levels, group, [-j for j in _JUMPS]))
-        excess = np.maximum(state.cost - limits, 0.0)
-        steps = [step for group in known.values() for step in group]
-        rates = [_loss_per_saving(step, excess) for step in steps]
-        if not rates or min(rates) == np.inf:
+        steps = known.of(state.levels)
+        losses = _losses_per_saving(steps, np.maximum(state.cost - limits, 0.0))
+        if not steps or losses.min() == np.inf:
             return None
-        chosen = steps[int(np.argmin(rates))]
-        state = _applied(terms, state, chosen)
-        for group in terms.shared[chosen.group]:
-            known.pop(group, None)
+        chosen = steps[int(np.argmin(losses))]
+        cost = state.cost + chosen.cost
+        state = Found(_moved(state.levels, chosen), state.value + chosen.value, cost)
+        known.forget(chosen.group)
+        if np.all(cost <= limits):
+            # Summed anew, lest many small changes add up to a wrong total.
+            state = _start(terms, state.levels)
     return state
 
 
-def _loss_per_saving(step: _Step, excess: Costs) -> float:
+def _losses_per_saving(steps: Sequence[_Step], excess: Costs) -> NDArray[np.float64]:
     """Value lost per share of the excess that is saved; saving beyond the excess counts nothing."""
+    if not steps:
+        return np.zeros(0)
     over = excess > 0
-    saved = float(np.sum(np.minimum(-step.cost[over], excess[over]) / excess[over]))
-    return max(-step.value, _NO_LOSS) / saved if saved > 0 else np.inf
+    saved = np.minimum(-_costs(steps)[:, over], excess[over]) / excess[over]
+    total = saved.sum(axis=1)
+    losses = np.maximum(-_values(steps), _NO_LOSS)
+    return np.where(total > 0, losses / np.where(total > 0, total, 1.0), np.inf)
 
 
 def _filled(terms: Terms, tops: Sequence[int], state: Found, limits: Costs) -> Found:
     """Put back what fits, the most value per cost first, until nothing fits."""
+    known = _Steps(terms, _JUMPS, tops)
     while True:
-        steps = [
-            step
-            for group in range(terms.num_groups)
-            for step in _steps(terms, state.levels, group, _JUMPS, tops[group])
-            if step.value > 0 and np.all(state.cost + step.cost <= limits)
-        ]
+        steps = known.of(state.levels)
         if not steps:
             return state
-        room = np.maximum(limits - state.cost, _NO_LOSS)
-        best = max(steps, key=lambda step: _gain_per_room(step, room))
-        state = _applied(terms, state, best)
+        rates = _gains_per_room(steps, state.cost, limits)
+        if rates.max() <= 0:
+            return state
+        chosen = steps[int(np.argmax(rates))]
+        state = _applied(terms, state, chosen)
+        known.forget(chosen.group)
 
 
-def _gain_per_room(step: _Step, room: Costs) -> float:
-    taken = float(np.max(step.cost / room))
-    return step.value / taken if taken > 0 else np.inf
+def _gains_per_room(steps: Sequence[_Step], cost: Costs, limits: Costs) -> NDArray[np.float64]:
+    """Value gained per share of the room that is taken; nothing for steps that do not fit."""
+    values, costs = _values(steps), _costs(steps)
+    room = np.maximum(limits - cost, _NO_LOSS)
+    taken = np.max(costs / room, axis=1)
+    rates = np.where(taken > 0, values / np.where(taken > 0, taken, 1.0), np.inf)
+    fits = np.all(cost + costs <= limits, axis=1) & (values > 0)
+    return np.where(fits, rates, 0.0)
 
 
 def _exchanged(terms: Terms, tops: Sequence[int], state: Found, limits: Costs) -> Found:
@@ -177,12 +204,12 @@ def _all_steps(
 
 
 def _steps(
-    terms: Terms, levels: Levels, group: int, jumps: Sequence[int], top: int | None = None
+    terms: Terms, levels: Levels, group: int, jumps: Sequence[int], top: int
 ) -> Iterator[_Step]:
     """The steps of one group; beyond its ends it goes as far as it can."""
     now, seen = levels[group], set[int]()
     for jump in jumps:
-        level = max(0, now + jump) if top is None else min(max(0, now + jump), top)
+        level = min(max(0, now + jump), top)
         if level == now or level in seen:
             continue
         seen.add(level)
@@ -190,7 +217,7 @@ def _steps(
 
 
 def _applied(terms: Terms, state: Found, step: _Step) -> Found:
-    # Summed anew, lest many small changes add up to a wrong total.
+    # Summed anew: what is filled up to a limit may not be over it by rounding.
     return _start(terms, _moved(state.levels, step))
 
 

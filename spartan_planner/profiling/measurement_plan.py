@@ -1,6 +1,6 @@
 """What is measured of a workload: its distinct shapes, dense and lowered, in networks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,6 +10,7 @@ from spartan_planner.profiling.treatments import (
     DENSITIES,
     GROUP_SIZES,
     candidate_layouts,
+    channel_points,
     kept_block_counts,
 )
 from spartan_planner.runtimes import LAYER_CLASSES, LayerSet
@@ -44,7 +45,8 @@ class Batch:
     """Networks that are in memory together.
 
     Attributes:
-        networks: the dense one, then the lowered ones.
+        networks: the dense one, one of the same shapes at fewer channels where these are
+            measured, then the lowered ones.
         has_model: whether the whole model is measured beside them.
     """
 
@@ -68,26 +70,48 @@ class Batch:
         return len(self.forms) + (NUM_WHOLE_FIGURES if self.has_model else 0)
 
 
-def plan_measurements(workload: Workload, has_model: bool) -> tuple[Batch, ...]:
+def plan_measurements(
+    workload: Workload, has_model: bool, *, with_channels: bool = False
+) -> tuple[Batch, ...]:
     """Return what to measure, in batches that fit into memory.
 
     Args:
         workload: what to measure.
         has_model: whether the whole model is measured, beside the first batch.
+        with_channels: whether layers are measured dense at fewer channels too.
 
     Raises:
         ProfileError: the workload has no layer that can be measured.
     """
+    counts = workload.shape_counts()
+    points = _channel_points(counts) if with_channels else {}
     batches = tuple(
-        Batch(tuple(_networks(shapes)), has_model and number == 0)
-        for number, shapes in enumerate(_shapes_of_batches(workload.shape_counts()))
+        Batch(tuple(_networks(shapes, points)), has_model and number == 0)
+        for number, shapes in enumerate(_shapes_of_batches(counts, points))
     )
     if not batches:
         raise ProfileError(f"workload {workload.model} has no layer to measure")
     return batches
 
 
-def _shapes_of_batches(counts: dict[LayerShape, int]) -> Iterator[list[LayerShape]]:
+_Points = Mapping[LayerShape, Sequence[LayerShape]]
+"""By shape of the workload, those at fewer channels that are measured beside it."""
+
+
+def _channel_points(shapes: Iterable[LayerShape]) -> _Points:
+    """The channel points of each shape that no other shape is, or has, already."""
+    in_order = list(shapes)
+    seen = set(in_order)
+    found: dict[LayerShape, list[LayerShape]] = {}
+    for shape in in_order:
+        found[shape] = [point for point in channel_points(shape) if point not in seen]
+        seen.update(found[shape])
+    return found
+
+
+def _shapes_of_batches(
+    counts: dict[LayerShape, int], points: _Points
+) -> Iterator[list[LayerShape]]:
     """Split the shapes so that the networks of each batch stay within the size limit."""
     batch: list[LayerShape] = []
     size = 0.0
@@ -96,6 +120,7 @@ def _shapes_of_batches(counts: dict[LayerShape, int]) -> Iterator[list[LayerShap
         copies = max(1, min(count, MAX_COPIES_BYTES // num_bytes))
         num_dense_forms = 1 + sum(DENSITIES) * len(candidate_layouts(shape))
         added = copies * num_bytes * num_dense_forms
+        added += sum(point.num_weights for point in points.get(shape, ())) * BYTES_PER_WEIGHT
         if batch and size + added > MAX_BATCH_BYTES:
             yield batch
             batch, size = [], 0.0
@@ -105,8 +130,11 @@ def _shapes_of_batches(counts: dict[LayerShape, int]) -> Iterator[list[LayerShap
         yield batch
 
 
-def _networks(shapes: Sequence[LayerShape]) -> Iterator[LayerSet]:
+def _networks(shapes: Sequence[LayerShape], points: _Points) -> Iterator[LayerSet]:
     yield LayerSet(tuple(shapes))
+    fewer = [point for shape in dict.fromkeys(shapes) for point in points.get(shape, ())]
+    if fewer:
+        yield LayerSet(tuple(fewer))
     layouts = {layout for shape in shapes for layout in candidate_layouts(shape)}
     for layout in sorted(layouts, key=lambda item: GROUP_SIZES.index(item.tile_outputs)):
         fitting = tuple(shape for shape in shapes if layout in candidate_layouts(shape))

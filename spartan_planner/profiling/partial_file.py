@@ -59,6 +59,7 @@ def belonging(
             "num_threads": settings.num_threads,
             "is_pinned": settings.is_pinned,
             "whole_model": settings.whole_model,
+            "with_channels": settings.with_channels,
             "max_batch_bytes": MAX_BATCH_BYTES,
         },
         runtime={"name": runtime.name, "version": runtime.version, "provider": runtime.provider},

@@ -73,7 +73,8 @@ def make_profile(
     runtime = load_runtime(settings.runtime, settings.provider)
     device = this_device(settings.num_threads)
     has_model = _has_model(workload, settings, runtime, tell)
-    batches = plan_measurements(workload, has_model)
+    with_channels = settings.with_channels or bool(workload.channel_groups)
+    batches = plan_measurements(workload, has_model, with_channels=with_channels)
     kept = PartialFile(partial, belonging(workload, settings, runtime, device)) if partial else None
     described = RuntimeFacts(runtime.name, runtime.version, runtime.provider)
     with pinned(settings.num_threads) if settings.is_pinned else nullcontext(()) as cores:

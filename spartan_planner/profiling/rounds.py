@@ -19,6 +19,9 @@ MAX_PASS_ROUNDS = 50
 OPENINGS_PER_PASS = 2
 """A pass lasts at least this many times what loading took."""
 
+LEAST_PASS_ROUNDS = 5
+"""Rounds of a pass at least, where more are wanted: loading may last as long as several rounds."""
+
 
 @dataclass(frozen=True)
 class Round:
@@ -168,7 +171,7 @@ def run_pass(
     while not yardstick_ms or (
         goes_on(len(yardstick_ms))
         and len(yardstick_ms) < MAX_PASS_ROUNDS
-        and time.monotonic() - begun < pass_s
+        and (len(yardstick_ms) < LEAST_PASS_ROUNDS or time.monotonic() - begun < pass_s)
     ):
         yardstick_ms.append(yardstick.time_ms())
         model_ms.append(opened.round())

@@ -16,28 +16,31 @@ class ProfileSettings:
         num_threads: threads of the runtime.
         num_rounds: interleaved rounds at most.
         max_duration_s: time after which no further round begins; at least ``min_rounds`` are run.
-        min_rounds: rounds below which no median is trusted.
+        min_rounds: rounds below which no median is trusted; they are run however long they take.
         max_half_width: measuring ends when the 95 % intervals of the figures that carry most of
             the time are no wider to each side than this share of the figure.
-        max_pass_s: after about this time networks are loaded anew, and what was measured is kept
-            on disk when a run can be resumed.
+        max_pass_s: after about this time, but not before a few rounds, networks are loaded anew,
+            and what was measured is kept on disk when a run can be resumed.
         runtime: name of the runtime to measure.
         provider: what of the runtime shall compute; the CPU by default.
         is_pinned: whether the process is kept on as many cores as it has threads.
         whole_model: whether the whole model is run too, where the workload holds its graph.
+        with_channels: whether layers are measured dense at fewer channels too, also where the
+            workload names no channel groups.
     """
 
     name: str = "this-device"
     num_threads: int = 1
     num_rounds: int = 200
     max_duration_s: float = 120.0
-    min_rounds: int = 10
+    min_rounds: int = 5
     max_half_width: float = 0.03
     max_pass_s: float = 10.0
     runtime: str = DEFAULT_RUNTIME
     provider: str = ""
     is_pinned: bool = False
     whole_model: bool = True
+    with_channels: bool = False
 
     def __post_init__(self) -> None:
         """Refuse settings that measure nothing."""

@@ -1,8 +1,12 @@
-"""What is measured of a layer: its dense form, and its lowered forms at several densities."""
+"""What is measured of a layer: its dense form, its lowered forms, its dense form at fewer channels.
+
+Lowered forms are measured at several densities; fewer channels only where channels may go.
+"""
 
 from collections.abc import Sequence
 
 from cost_models import LayerShape, LayerWorkload, Layout, LayoutKind
+from cost_models.channel_shapes import resized
 from cost_models.layer_work import is_lowerable as is_lowerable_shape
 
 GROUP_SIZES = (32, 64, 128, 256)
@@ -15,6 +19,24 @@ DENSITIES = (1 / 8, 1 / 4, 1 / 2, 3 / 4)
 STEP = 16
 """Inputs per rank slice.  Runtimes block channels by 8 or 16 (their vector width); a group whose
 inputs are not a multiple runs in a path that is up to twice as slow (docs/measurements.md)."""
+
+
+CHANNEL_SHARES = (1 / 2, 1 / 4)
+"""Shares of its inputs and of its outputs at which a layer is measured dense too."""
+
+
+def channel_points(shape: LayerShape) -> tuple[LayerShape, ...]:
+    """Return the shape at fewer channels, the same share of inputs and outputs, on whole steps."""
+
+    def fewer(share: float) -> LayerShape:
+        return resized(shape, lambda size: _on_whole_steps(size, share))
+
+    points = dict.fromkeys(fewer(share) for share in CHANNEL_SHARES)
+    return tuple(point for point in points if point != shape)
+
+
+def _on_whole_steps(size: int, share: float) -> int:
+    return min(size, STEP * max(1, round(share * size / STEP)))
 
 
 def is_lowerable(layer: LayerWorkload) -> bool:

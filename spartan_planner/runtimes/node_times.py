@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from spartan_planner.errors import ModelError
 from spartan_planner.onnx_sessions import Session, open_session, session_options
 from spartan_planner.runtimes.benchmark_network import FEEDER_OP, BenchmarkNetwork
-from spartan_planner.runtimes.bursts import NUM_TIMED_RUNS, SHORTEST_MS, warm_up
+from spartan_planner.runtimes.bursts import SHORTEST_MS, burst
 from spartan_planner.runtimes.protocol import LAYER_CLASSES, Inputs, PartsOf, RunNode
 
 _KERNEL_SUFFIX = "_kernel_time"
@@ -83,10 +83,9 @@ class ProfiledNetwork:
 
     def burst(self) -> None:
         """Run until warm, then a few times more; the profiler keeps the times of those."""
-        start = self._num_runs + warm_up(self._session.run)
-        for _ in range(NUM_TIMED_RUNS):
-            self._session.run()
-        self._num_runs = start + NUM_TIMED_RUNS
+        num_warm_up_runs, timed = burst(self._session.run)
+        start = self._num_runs + num_warm_up_runs
+        self._num_runs = start + len(timed)
         self._timed_runs.append(slice(start, self._num_runs))
 
     def times_ms(self) -> NDArray[np.float64]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from spartan_planner.runtimes.bursts import NUM_TIMED_RUNS, warm_up
+from spartan_planner.runtimes.bursts import burst
 from spartan_planner.runtimes.protocol import LayerSet, Session
 
 
@@ -33,9 +33,7 @@ class OneByOne:
 
     def burst(self) -> None:
         """Run all until warm, then a few times more; the times of those are kept."""
-        warm_up(self._run)
-        runs = np.array([self._run() for _ in range(NUM_TIMED_RUNS)])
-        self._bursts.append(np.median(runs, axis=0))
+        self._bursts.append(np.median(np.array(burst(self._run)[1]), axis=0))
 
     def times_ms(self) -> NDArray[np.float64]:
         """Return the times, ``[bursts, layers]``, medians over each burst."""

@@ -11,13 +11,7 @@ from numpy.typing import NDArray
 
 from spartan_planner.errors import ModelError, UnknownNameError
 from spartan_planner.runtimes.benchmark_network import network_of
-from spartan_planner.runtimes.bursts import (
-    NUM_TIMED_RUNS,
-    SHORTEST_MS,
-    burst_ms,
-    time_ms,
-    warm_up,
-)
+from spartan_planner.runtimes.bursts import SHORTEST_MS, burst, burst_ms, time_ms
 from spartan_planner.runtimes.one_by_one import OneByOne, single_layers
 from spartan_planner.runtimes.protocol import (
     LAYER_CLASSES,
@@ -84,12 +78,7 @@ class CountedNetwork:
 
     def burst(self) -> None:
         """Run until warm, then a few times more; the counters of those are kept."""
-        warm_up(self._request.infer)
-        runs = []
-        for _ in range(NUM_TIMED_RUNS):
-            self._request.infer()
-            runs.append(self._times_of_run())
-        self._bursts.append(np.median(np.array(runs), axis=0))
+        self._bursts.append(np.median(np.array(burst(self._run)[1]), axis=0))
 
     def times_ms(self) -> NDArray[np.float64]:
         """Return the times, ``[bursts, parts]``, medians over each burst.
@@ -98,6 +87,10 @@ class CountedNetwork:
             ModelError: the counters do not hold every node.
         """
         return np.stack(self._bursts)
+
+    def _run(self) -> list[float]:
+        self._request.infer()
+        return self._times_of_run()
 
     def _times_of_run(self) -> list[float]:
         durations: dict[str, float] = {}
