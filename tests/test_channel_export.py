@@ -146,7 +146,7 @@ def test_smaller_models_are_saved_loaded_and_pruned_again(tmp_path):
 def test_weights_that_use_more_units_than_planned_are_refused(tmp_path):
     model = network()
     plan = plan_of(model)
-    with pytest.raises(ExportError, match="units of channel group .* prune the weights in one"):
+    with pytest.raises(ExportError, match=r"units of channel group .* prune the weights in one"):
         export_onnx(model, plan, inputs_as_planned(plan), tmp_path / "m.onnx")
     assert not (tmp_path / "m.onnx").exists()
 

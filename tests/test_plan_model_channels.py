@@ -1,12 +1,9 @@
 """Channels planned from a torch model; what cannot use such a plan yet says so."""
 
-import pytest
 import torch
 from torch import nn
 
 import spartan_planner as sp
-from spartan_planner.errors import PlanError
-from spartan_planner.planned_parameters import planned_parameters
 
 
 def network() -> nn.Module:

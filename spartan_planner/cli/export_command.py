@@ -156,9 +156,7 @@ def _require_channels(plan: Plan | None, form: str | None) -> None:
         )
 
 
-def _tell_saved(
-    out: Path, plan: Plan, note: str | None, is_one_shot: bool, as_json: bool
-) -> None:
+def _tell_saved(out: Path, plan: Plan, note: str | None, is_one_shot: bool, as_json: bool) -> None:
     if as_json:
         told = {"path": str(out), "kept_units": plan.kept_units, "notes": [note] if note else []}
         print_json({**told, "pruned_in_one_shot": is_one_shot})
