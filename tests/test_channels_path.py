@@ -54,7 +54,7 @@ def test_channels_go_from_a_profile_to_a_verified_file(folder, capsys):
     assert promise.latency.predicted <= promise.latency.asked
     assert promise.density < 1
     # Whether a promise is kept is no matter of this test, and 1 says that it is not.
-    told = call(capsys, "verify", "small.onnx", "--rounds", "3", "--json", codes=(0, 1))
+    told = call(capsys, "verify", "small.onnx", "--rounds", "5", "--json", codes=(0, 1))
     assert json.loads(told)["latency_ms"]["predicted"] > 0
 
     call(capsys, "export", *given, *weights, "-o", "small.safetensors")
