@@ -289,8 +289,8 @@ def test_latent_weights_are_those_behind_the_masks():
     plan = plan_of(model)
     sparsifier = run(model, plan, num_steps=10)
     latents = sparsifier.latent_weights()
-    assert (model.inner.weight == 0).any()
-    assert (latents["inner.weight"] != 0).all()
+    assert (model.outer.weight == 0).any()
+    assert (latents["outer.weight"] != 0).all()
     with pytest.warns(UserWarning, match="after 10 of 20"):
         sparsifier.finalize()
     found = {g.name: g.num_units - len(unread(g, model)) for g in planned_groups(model, plan)}
@@ -304,8 +304,8 @@ def test_weights_changed_between_steps_are_refused():
     sparsifier = Sparsifier(model, plan, optimizer, NUM_STEPS)
     train(model, sparsifier, optimizer, 3)
     with torch.no_grad():
-        model.inner.weight.add_(1.0)
-    with pytest.raises(TrainingError, match=r"'inner.weight' was changed between two steps"):
+        model.outer.weight.add_(1.0)
+    with pytest.raises(TrainingError, match=r"'outer.weight' was changed between two steps"):
         train(model, sparsifier, optimizer, 1)
 
 

@@ -143,7 +143,7 @@ class ChannelTraining:
                 ]
             ).sum(0)
             _require_room(group, int(alive.count_nonzero()))
-            hold(group, alive > 0)
+            hold(group, alive > 0, self.dense)
         smaller = {name: item.taken(given[name]) for name, item in self.tiled.items()}
         tiles = Fixed({**(method.masks or _nonzeros(competition.weights)), **smaller})
         self._prune_tiles(competition, point, tiles)
