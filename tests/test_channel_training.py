@@ -1,17 +1,22 @@
 """Training to plans that remove channels and heads."""
 
 import copy
+import itertools
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import nn
+from torch.nn import functional
 from torch.nn.functional import cross_entropy
 
 from spartan_planner.channels import channel_groups, remove_channels
 from spartan_planner.channels.planned import inputs_as_planned, planned_groups
+from spartan_planner.errors import PlanError, TrainingError
+from spartan_planner.export import prune_one_shot
 from spartan_planner.plan_model import plan as make_plan
 from spartan_planner.planning import Schedule
-from spartan_planner.training import Sparsifier
+from spartan_planner.training import Fixed, Sparsifier
 from spartan_planner.training.channel_competition import select, soften
 
 NUM_STEPS = 20
@@ -38,20 +43,25 @@ class Residual(nn.Module):
 
 
 class Attentive(nn.Module):
-    """A block of attention and an MLP over four tokens of sixteen numbers."""
+    """A block of attention with packed queries, keys and values, and an MLP, over four tokens."""
 
     def __init__(self, width=16):
         super().__init__()
-        self.norm, self.attend = nn.LayerNorm(width), nn.MultiheadAttention(width, 4, 0.0)
+        self.norm, self.qkv = nn.LayerNorm(width), nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 32), nn.Linear(32, width)
         self.last = nn.Linear(width, 10)
 
+    def attend(self, tokens):
+        packed = self.qkv(tokens).unflatten(-1, (3, -1, 4)).permute(2, 0, 3, 1, 4)
+        attended = functional.scaled_dot_product_attention(packed[0], packed[1], packed[2])
+        return self.proj(attended.transpose(1, 2).flatten(2))
+
     def forward(self, images):
-        tokens = images.reshape(len(images), 4, 16).transpose(0, 1)
-        normed = self.norm(tokens)
-        tokens = tokens + self.attend(normed, normed, normed, need_weights=False)[0]
-        tokens = tokens + self.down(torch.nn.functional.gelu(self.up(tokens)))
-        return self.last(tokens.mean(0))
+        tokens = images.flatten(1).unflatten(1, (4, 16))
+        tokens = tokens + self.attend(self.norm(tokens))
+        tokens = tokens + self.down(functional.gelu(self.up(tokens)))
+        return self.last(tokens.mean(1))
 
 
 NETWORKS = {"residual": Residual, "attention": Attentive}
@@ -150,7 +160,7 @@ def test_counts_of_units_hold_at_every_step(name, method, optimizer):
     assert all(
         before[group.name] >= after[group.name]
         for group in groups
-        for before, after in zip(counts, counts[1:], strict=False)
+        for before, after in itertools.pairwise(counts)
     )
     assert sparsifier.stats()["predicted"] <= plan.budget.asked
     sparsifier.finalize()
@@ -239,6 +249,109 @@ def test_a_resumed_run_is_the_same_bit_for_bit(method, at, layouts):
         torch.equal(one, two)
         for one, two in zip(model.state_dict().values(), other.state_dict().values(), strict=True)
     )
+
+
+@pytest.mark.parametrize("layouts", LAYOUTS)
+def test_densities_are_shares_of_the_whole_weights(layouts):
+    model = network()
+    plan = plan_of(model, LAYOUTS[layouts])
+    sparsifier = run(model, plan)
+    sparsifier.finalize()
+    stats = sparsifier.stats()
+    parameters = dict(model.named_parameters())
+    pruned = {layer.name for layer in plan.layers if layer.cut_by or layer.is_sparse}
+    assert set(stats["densities"]) == pruned
+    for name, density in stats["densities"].items():
+        found = float((parameters[name] != 0).float().mean())
+        assert found == pytest.approx(density, rel=RAGGED)
+    kept = sum(int((parameters[name] != 0).sum()) for name in pruned)
+    whole = sum(parameters[name].numel() for name in pruned)
+    assert stats["density"] == pytest.approx(kept / whole, rel=RAGGED)
+
+
+RAGGED = 0.02
+"""Balanced tiles count whole steps of inputs in every group."""
+
+
+def test_an_average_of_the_weights_loses_the_same_channels():
+    model, plan = network(), plan_of(network())
+    sparsifier = run(model, plan)
+    average = network(seed=5)
+    sparsifier.apply_to(average)
+    for group in sparsifier._channels.groups:
+        gone = sorted(set(range(group.num_units)) - set(group.kept))
+        assert unread(group.group, average) == gone
+    sparsifier.finalize()
+
+
+def test_latent_weights_are_those_behind_the_masks():
+    model = network()
+    plan = plan_of(model)
+    sparsifier = run(model, plan, num_steps=10)
+    latents = sparsifier.latent_weights()
+    assert (model.outer.weight == 0).any()
+    assert (latents["outer.weight"] != 0).all()
+    with pytest.warns(UserWarning, match="after 10 of 20"):
+        sparsifier.finalize()
+    found = {g.name: g.num_units - len(unread(g, model)) for g in planned_groups(model, plan)}
+    assert found == plan.kept_units
+
+
+def test_weights_changed_between_steps_are_refused():
+    model = network()
+    plan = plan_of(model)
+    optimizer = OPTIMIZERS["sgd"](model.parameters())
+    sparsifier = Sparsifier(model, plan, optimizer, NUM_STEPS)
+    train(model, sparsifier, optimizer, 3)
+    with torch.no_grad():
+        model.outer.weight.add_(1.0)
+    with pytest.raises(TrainingError, match=r"'outer.weight' was changed between two steps"):
+        train(model, sparsifier, optimizer, 1)
+
+
+def test_another_models_groups_are_refused():
+    plan = plan_of(network())
+    model = network()
+    optimizer = OPTIMIZERS["sgd"](model.parameters())
+    with pytest.raises(PlanError, match=r"no such group; plan again"):
+        Sparsifier(model, plan, optimizer, NUM_STEPS, channel_groups=())
+
+
+@pytest.mark.parametrize("layouts", LAYOUTS)
+def test_fixed_masks_hold_what_is_pruned_already(layouts):
+    model = network()
+    plan = plan_of(model, LAYOUTS[layouts])
+    prune_one_shot(model, plan)
+    before = {name: item.detach() != 0 for name, item in model.named_parameters()}
+    sparsifier = run(model, plan, "fixed")
+    sparsifier.finalize()
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1:
+            assert torch.equal(parameter != 0, before[name])
+    assert sparsifier.stats()["kept_units"] == plan.kept_units
+
+
+def test_fixed_masks_above_the_counts_are_refused():
+    model = network()
+    plan = plan_of(model)
+    optimizer = OPTIMIZERS["sgd"](model.parameters())
+    with pytest.raises(TrainingError, match="the fixed masks keep"):
+        Sparsifier(model, plan, optimizer, NUM_STEPS, "fixed")
+    masks = {name: torch.ones(1) for name, _ in model.named_parameters()}
+    with pytest.raises(TrainingError, match="needs a mask of shape"):
+        Sparsifier(model, plan, optimizer, NUM_STEPS, Fixed(masks))
+
+
+def test_groups_are_found_under_mixed_precision():
+    """Accelerate puts its autocast around forward, and leaves it there when asked for the model."""
+    model = network()
+    plan = plan_of(model)
+    accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+    prepared = accelerator.prepare_model(model)
+    wrapped = prepared.forward
+    expected = [group.name for group in planned_groups(network(), plan)]
+    assert [group.name for group in planned_groups(prepared, plan)] == expected
+    assert prepared.forward is wrapped
 
 
 GRADIENT_TOLERANCE = 1e-4

@@ -1,12 +1,9 @@
 """Channels planned from a torch model; what cannot use such a plan yet says so."""
 
-import pytest
 import torch
 from torch import nn
 
 import spartan_planner as sp
-from spartan_planner.errors import PlanError
-from spartan_planner.planned_parameters import planned_parameters
 
 
 def network() -> nn.Module:
@@ -34,10 +31,3 @@ def test_channels_go_and_the_figures_are_those_of_the_smaller_network():
     norms = 2 * first + 2 * second
     assert plan.budget.predicted == convolutions + norms + 10 * second + 10
     assert plan.budget.dense == sum(parameter.numel() for parameter in model.parameters())
-
-
-def test_what_knows_no_channels_refuses_the_plan():
-    model = network()
-    plan = sp.plan(model, torch.zeros(1, 3, 8, 8), budgets={"params": "40%"}, layouts=["channel"])
-    with pytest.raises(PlanError, match="the plan removes channels"):
-        planned_parameters(model, plan)

@@ -1,6 +1,7 @@
 """The channel groups that a plan shortens, in the model that it was made for."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,8 @@ def planned_groups(
     if not plan.kept_units:
         return ()
     if groups is None:
-        groups = channel_groups(model, inputs_as_planned(plan))
+        with _in_its_own_precision(model):
+            groups = channel_groups(model, inputs_as_planned(plan))
     by_name = {group.name: group for group in groups}
     for item in plan.groups:
         found = by_name.get(item.name)
@@ -40,6 +42,23 @@ def planned_groups(
                 "plan again for this model"
             )
     return tuple(by_name[name] for name in plan.kept_units)
+
+
+@contextmanager
+def _in_its_own_precision(model: nn.Module) -> Iterator[None]:
+    """Take off the mixed precision that Accelerate puts around ``forward``.
+
+    Groups are held to be exact in float64, which no autocast forward pass is.
+    """
+    wrapped = model.__dict__.get("forward")
+    if "_original_forward" not in model.__dict__ or wrapped is None:
+        yield
+        return
+    vars(model)["forward"] = model._original_forward
+    try:
+        yield
+    finally:
+        vars(model)["forward"] = wrapped
 
 
 def inputs_as_planned(plan: Plan) -> tuple[Tensor, ...]:

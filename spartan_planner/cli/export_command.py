@@ -30,7 +30,15 @@ _FORMS = ("masked", "sparse", "lowered")
 
 def export_command(
     model: Model,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Write the ONNX file here.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Write the ONNX file here; as OUT.safetensors, for plans that remove channels, "
+            "the smaller torch model.",
+        ),
+    ],
     plan: Annotated[
         Path | None, typer.Option("--plan", help="The plan; the dense model without one.")
     ] = None,
@@ -91,7 +99,13 @@ def export_command(
     if form is not None and form not in _FORMS:
         raise UsageError(f"form {form!r} is not known; use {', '.join(_FORMS[:-1])} or lowered")
     from spartan_planner.cli.load import load
-    from spartan_planner.export import ExportSettings, Form, export_onnx, prune_one_shot
+    from spartan_planner.export import (
+        ExportSettings,
+        Form,
+        export_onnx,
+        prune_one_shot,
+        save_smaller,
+    )
     from spartan_planner.export.torch_to_onnx import OPSET
     from spartan_planner.planned_parameters import weights_note
 
@@ -100,6 +114,9 @@ def export_command(
     )
     made = read_plan(plan) if plan else None
     require_profile_of(made, profile)
+    is_torch_model = out.suffix == ".safetensors"
+    if is_torch_model:
+        _require_channels(made, form)
     is_planned_shape = made is not None and input_shape is None and inputs is None
     if made and is_planned_shape:
         input_shape = ";".join(",".join(map(str, shape)) for shape in made.input_shapes)
@@ -111,6 +128,10 @@ def export_command(
     if made and is_one_shot:
         note = weights_note(loaded, made)
         prune_one_shot(loaded, made)
+    if made and is_torch_model:
+        save_smaller(loaded, made, examples, out)
+        _tell_saved(out, made, note, is_one_shot, as_json)
+        return
     chosen = Form(form) if form else None
     report = export_onnx(loaded, made, examples, out, form=chosen, settings=settings)
     if as_json:
@@ -123,6 +144,29 @@ def export_command(
     if note:
         show(f"notice: {note}")
     _show_report(report)
+
+
+def _require_channels(plan: Plan | None, form: str | None) -> None:
+    """Refuse a torch model where nothing of it would be smaller."""
+    if plan is None or not plan.kept_units or form not in (None, "lowered"):
+        raise UsageError(
+            "a .safetensors file holds the smaller model that is left when channels go; give a "
+            "plan that removes some (plan --layout channel) and no --form, or write to an .onnx "
+            "file"
+        )
+
+
+def _tell_saved(out: Path, plan: Plan, note: str | None, is_one_shot: bool, as_json: bool) -> None:
+    if as_json:
+        told = {"path": str(out), "kept_units": plan.kept_units, "notes": [note] if note else []}
+        print_json({**told, "pruned_in_one_shot": is_one_shot})
+        return
+    show(
+        f"written to {out}: the smaller torch model; spartan_planner.load_pruned rebuilds it from "
+        "a fresh model of the same class"
+    )
+    if note:
+        show(f"notice: {note}")
 
 
 def _require_types(plan: Plan, examples: "tuple[Tensor, ...]") -> None:

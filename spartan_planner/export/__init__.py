@@ -3,6 +3,7 @@
 from spartan_planner.export.forms import Form, best_form
 from spartan_planner.export.one_shot import prune_one_shot
 from spartan_planner.export.onnx_export import ExportReport, export_onnx
+from spartan_planner.export.saving import save_smaller
 from spartan_planner.export.settings import ExportSettings
 from spartan_planner.export.smaller import SmallerModel, smaller_model
 
@@ -14,5 +15,6 @@ __all__ = [
     "best_form",
     "export_onnx",
     "prune_one_shot",
+    "save_smaller",
     "smaller_model",
 ]

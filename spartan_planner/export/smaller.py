@@ -1,4 +1,4 @@
-"""The physically smaller model that a plan's channels leave, and the plan for what is left of it."""
+"""The physically smaller model that a plan's channels leave, and the plan for what is left."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

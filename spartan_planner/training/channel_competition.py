@@ -56,9 +56,13 @@ def keep_living(group: PlannedGroup, dense: Dense) -> None:
     group.hard = group.hard & (group.values(dense) > 0)
 
 
-def hold(group: PlannedGroup, alive: Tensor) -> None:
-    """Keep these units, and of the others as many as the plan has places for."""
-    order = torch.argsort(alive.to(torch.int8), descending=True, stable=True)
-    kept = torch.zeros_like(alive)
+def hold(group: PlannedGroup, is_read: Tensor, dense: Dense) -> None:
+    """Keep the units that are read, and of the others as many as the plan has places for.
+
+    Those with weights of their own come first: tiles may have left nothing where they are read.
+    """
+    score = 2 * is_read.to(torch.int8) + (group.values(dense) > 0)
+    order = torch.argsort(score, descending=True, stable=True)
+    kept = torch.zeros_like(is_read)
     kept[order[: group.num_kept]] = True
     group.hard = group.planned = kept

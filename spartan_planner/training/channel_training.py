@@ -143,7 +143,7 @@ class ChannelTraining:
                 ]
             ).sum(0)
             _require_room(group, int(alive.count_nonzero()))
-            hold(group, alive > 0)
+            hold(group, alive > 0, self.dense)
         smaller = {name: item.taken(given[name]) for name, item in self.tiled.items()}
         tiles = Fixed({**(method.masks or _nonzeros(competition.weights)), **smaller})
         self._prune_tiles(competition, point, tiles)
@@ -298,9 +298,25 @@ class ChannelTraining:
             mask = self.masks.get(name, self.parameters[name].detach() != 0)
             parameters[name].mul_(mask)
 
-    def figures(self) -> dict[str, int]:
-        """Return the units that each group keeps."""
+    def num_kept_units(self) -> dict[str, int]:
+        """Return the units that each group keeps now."""
         return {group.name: len(group.kept) for group in self.groups}
+
+    def shares(self, layers: Sequence[str]) -> dict[str, float]:
+        """Return, of each of these weights that loses channels, the share that they leave now."""
+        kept = self.num_kept_units()
+        found = {}
+        for name in layers:
+            shape, left = self.parameters[name].shape, 1.0
+            for dim in {place.dim for _, place in self._pairs[name]}:
+                gone = sum(
+                    place.num_elements * (1 - kept[group.name] / group.num_units)
+                    for group, place in self._pairs[name]
+                    if place.dim == dim
+                )
+                left *= 1 - gone / shape[dim]
+            found[name] = left
+        return found
 
     def numbers(self) -> dict[str, dict[str, Any]]:
         """Return what a state holds of each group beside tensors."""

@@ -15,7 +15,6 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
-from spartan_planner.channels.planned import planned_groups
 from spartan_planner.errors import NotFiniteError, TrainingError, TransportError
 from spartan_planner.planning import Plan
 from spartan_planner.progress import Advance, no_progress
@@ -181,8 +180,6 @@ def _prepare(
     test_loader = make_loader(
         data.test, test_size, settings.seed, settings.num_workers, shuffle=False
     )
-    # Before the model computes in another precision, in which no group would be seen to be exact.
-    groups = planned_groups(trained, plan) if plan else ()
     # A sharded model averages gradients by itself: it is wrapped for mixed precision only.
     wrapped = accelerator.prepare_model(trained, evaluation_mode=settings.is_sharded)
     stepped, loader, test_loader, scheduler = accelerator.prepare(
@@ -191,16 +188,7 @@ def _prepare(
     # After preparing, and on what the hooks of an optimizer are really called on.
     bare = accelerator.unwrap_model(wrapped, keep_torch_compile=False)
     sparsifier = (
-        Sparsifier(
-            bare,
-            plan,
-            stepped.optimizer,
-            total_steps,
-            settings.method,
-            channel_groups=groups,
-        )
-        if plan
-        else None
+        Sparsifier(bare, plan, stepped.optimizer, total_steps, settings.method) if plan else None
     )
     if distillation:
         distillation.teacher.to(accelerator.device).eval().requires_grad_(False)

@@ -30,12 +30,14 @@ class Place:
         dim: the dimension along which units lie.
         unit_of: ``[size along dim]``, the unit of each element; ``num_units`` where it has none.
         num_units: of the group.
+        num_elements: elements along ``dim`` that have a unit.
     """
 
     tensor: str
     dim: int
     unit_of: Tensor
     num_units: int
+    num_elements: int
 
     @staticmethod
     def of(part: ChannelSlice, parameter: Tensor) -> "Place":
@@ -44,7 +46,8 @@ class Place:
         unit_of = torch.full((parameter.shape[part.dim],), num_units)
         for unit, elements in enumerate(part.indices):
             unit_of[list(elements)] = unit
-        return Place(part.tensor, part.dim, unit_of.to(parameter.device), num_units)
+        unit_of = unit_of.to(parameter.device)
+        return Place(part.tensor, part.dim, unit_of, num_units, part.num_elements)
 
     def along(self, figures: Tensor, other: float) -> Tensor:
         """Return ``[size along dim]``: the figure of each element's unit, or another number."""

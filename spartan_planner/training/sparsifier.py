@@ -178,8 +178,8 @@ class Sparsifier:
             ``beta`` and ``spread`` of the soft masks, 0 without; ``density`` of all sparse layers
             together and ``densities`` of each; ``kept_sizes`` of each in whole blocks; ``costs``
             of the whole model by budget; ``predicted`` and ``unit`` of the first of them.  Where
-            channels go: ``kept_units`` of each group; densities are shares of what they leave, and
-            costs are those of the planned counts of channels, reached when the budget is.
+            channels go: ``kept_units`` of each group; costs are those of the planned counts of
+            them, which are reached when the budget is.
         """
         state, budget = self._competition.state, self.plan.budgets[0]
         kept = {w.name: float(w.kept_size) for w in self._weights if w.kept_size is not None}
@@ -195,7 +195,7 @@ class Sparsifier:
             "density": self._density(densities),
             "densities": densities,
             "kept_sizes": kept,
-            **({"kept_units": self._channels.figures()} if self._channels else {}),
+            **({"kept_units": self._channels.num_kept_units()} if self._channels else {}),
             "predicted": self.plan.predicted(budget.cost, kept),
             "unit": budget.unit,
             "costs": {
@@ -428,13 +428,19 @@ class Sparsifier:
         return "falling" if point.budget_share else "searching"
 
     def _densities(self, kept: Mapping[str, float]) -> dict[str, float]:
-        return {
+        found = {
             w.name: kept.get(w.name, w.num_whole_blocks) / w.num_whole_blocks for w in self._weights
         }
+        if self._channels:
+            cut = [layer.name for layer in self.plan.layers if layer.cut_by]
+            for name, share in self._channels.shares(cut).items():
+                found[name] = share * found.get(name, 1.0)
+        return found
 
     def _density(self, densities: Mapping[str, float]) -> float:
-        """Kept share of the elements of all sparse layers."""
-        sizes = {weight.name: weight.parameter.numel() for weight in self._weights}
+        """Kept share of the elements of all layers that are pruned."""
+        parameters = self._sparse_parameters
+        sizes = {name: parameters[name].numel() for name in densities}
         kept = sum(densities[name] * size for name, size in sizes.items())
         return kept / max(1, sum(sizes.values()))
 
