@@ -16,6 +16,7 @@ from spartan_planner.export.kept_sizes import kept_sizes
 from spartan_planner.export_metadata import read_graph, read_metadata
 from spartan_planner.extraction import extract_workload
 from spartan_planner.plan_model import plan as make_plan
+from spartan_planner.torchvision_operators import prepare_torchvision
 
 SAME = 1e-5
 """Of outputs in float32, relative to the largest: sums over fewer terms, in another order."""
@@ -165,3 +166,26 @@ def test_one_shot_pruning_chooses_the_planned_units():
     prune_one_shot(model, plan)
     assert model.inner.weight.any(3).any(2).any(1).nonzero().flatten().tolist() == expected
     assert [item.name for item in planned_groups(model, plan)] == list(plan.kept_units)
+
+
+def test_blocks_in_the_packed_projection_of_attention_that_loses_heads_are_lowered(tmp_path):
+    prepare_torchvision()
+    from torchvision.models import VisionTransformer
+
+    torch.manual_seed(0)
+    model = VisionTransformer(32, 8, 1, 8, 256, 512, num_classes=10).eval()
+    torch.nn.init.normal_(model.heads.head.weight, std=0.02)
+    images = torch.randn(1, 3, 32, 32)
+    layouts = ("head", "tile:64x1@16")
+    plan = make_plan(
+        model, (images,), budgets={"flops": "35%"}, layouts=layouts, channel_multiple=1
+    )
+    (packed,) = (layer for layer in plan.layers if layer.name.endswith("in_proj_weight"))
+    assert packed.layout == "tile:64x1@16"
+    assert any(group.num_kept_units < group.num_units for group in plan.groups)
+    prune_one_shot(model, plan)
+    export_onnx(model, plan, (images,), tmp_path / "m.onnx")
+    with torch.no_grad():
+        expected = model(images).numpy()
+    found = outputs(tmp_path / "m.onnx", images)
+    assert np.abs(found - expected).max() <= SAME * np.abs(expected).max()

@@ -418,3 +418,12 @@ def test_the_gradient_is_the_derivative_of_the_softly_masked_loss(name, layouts)
         rise = soft_loss(1e-6, directions) - soft_loss(-1e-6, directions)
         found = sum(float((g * d).sum()) for g, d in zip(gradients, directions, strict=True))
         assert found == pytest.approx(rise / 2e-6, rel=GRADIENT_TOLERANCE)
+
+
+def test_closures_are_refused_while_channels_are_pruned():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    Sparsifier(model, plan_of(model), optimizer, NUM_STEPS)
+    images, labels = batch()
+    with pytest.raises(TrainingError, match="not supported while channels are pruned; call"):
+        optimizer.step(lambda: cross_entropy(model(images), labels))

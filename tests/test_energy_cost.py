@@ -48,7 +48,7 @@ def test_lowered_layer_by_hand():
     ("shape", "text"),
     [
         (linear_shape(10, 20, tokens=(7,)), "element"),
-        (linear_shape(64, 64, tokens=(2, 3)), "tile:32x1@16"),
+        (linear_shape(64, 64, tokens=(2, 3, 1, 1, 1)), "tile:32x1@16"),
         (conv_shape(64, 32), "tile:32x1"),
         (conv_shape(64, 32), "element"),
     ],

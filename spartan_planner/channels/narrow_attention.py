@@ -24,12 +24,8 @@ class NarrowAttention(nn.MultiheadAttention):
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """Attend as ``nn.MultiheadAttention`` does; its arguments, its results."""
-        packed = (self.in_proj_weight, self.in_proj_bias)
-        weights, biases = (None if item is None else item.chunk(3) for item in packed)
-        queries, keys, values = (
-            self._heads(functional.linear(item, weights[at], biases[at] if biases else None))
-            for at, item in enumerate((query, key, value))
-        )
+        projected = self._projected(query, key, value)
+        queries, keys, values = (self._heads(item) for item in projected)
         mask = _joint_mask(queries, keys, key_padding_mask, attn_mask, is_causal)
         dropout = self.dropout if self.training else 0.0
         if need_weights:
@@ -43,6 +39,17 @@ class NarrowAttention(nn.MultiheadAttention):
         if shares is not None and average_attn_weights:
             shares = shares.mean(1)
         return output, shares if shares is None or query.dim() == 3 else shares[0]
+
+    def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
+        """In one product where all three are the same, as exports lower the packed weight whole."""
+        if query is key and key is value:
+            return functional.linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, -1)
+        packed = (self.in_proj_weight, self.in_proj_bias)
+        weights, biases = (None if item is None else item.chunk(3) for item in packed)
+        return tuple(
+            functional.linear(item, weights[at], biases[at] if biases else None)
+            for at, item in enumerate((query, key, value))
+        )
 
     def _heads(self, projected: Tensor) -> Tensor:
         """Any order of the module to ``[batch, heads, tokens, head_dim]``."""
