@@ -84,7 +84,7 @@ def test_layout_that_was_not_measured_is_as_much_off_as_dense_was():
         (SHAPE, "element"),
         (SHAPE, "tile:32x1"),
         (SHAPE, "tile:32x4"),
-        (LayerShape("linear", (64, 64), (1, 2, 3, 64)), "tile:32x1@16"),
+        (LayerShape("linear", (64, 64), (1, 2, 3, 1, 1, 64)), "tile:32x1@16"),
         (linear_shape(64, 64), "element"),
         (conv_shape(64, 16, groups=4, input_shape=(1, 64, 8, 8)), "tile:16x1@16"),
         (LayerShape("conv_transpose2d", (64, 64, 2, 2), (1, 64, 4, 4)), "tile:32x1@16"),

@@ -117,7 +117,7 @@ def test_every_use_of_a_tied_weight_is_written_for_itself(dtype, num_uses):
         (conv_shape(64, 64), "tile:32x1"),
         (conv_shape(64, 64), "tile:32x4"),
         (conv_shape(64, 16, groups=4, input_shape=(1, 64, 8, 8)), "tile:16x1@16"),
-        (LayerShape("linear", (64, 64), (1, 2, 3, 64)), "tile:32x1@16"),
+        (LayerShape("linear", (64, 64), (1, 2, 3, 1, 1, 64)), "tile:32x1@16"),
         (linear_shape(64, 64), "element"),
         (LayerShape("conv_transpose2d", (64, 64, 2, 2), (1, 64, 4, 4)), "tile:32x1@16"),
         (LayerShape("embedding", (64, 32), (1, 3)), "tile:32x1@16"),
