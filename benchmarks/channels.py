@@ -18,6 +18,7 @@ import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 
 import onnx
@@ -165,7 +166,7 @@ def compare(name: str, case: Case, folder: Path, percent: float, rounds: int) ->
 def table(rows: Sequence[Row]) -> str:
     device = this_device(1)
     lines = [
-        f"{device.cpu}, one thread; torch-pruning {torch_pruning.__version__}, torch "
+        f"{device.cpu}, one thread; torch-pruning {metadata.version('torch-pruning')}, torch "
         f"{torch.__version__}",
         f"{'model':13} {'asked':>6} {'side':14} {'retained':>9} {'predicted ms':>12} "
         f"{'measured ms':>11} {'of dense':>9}",
