@@ -12,7 +12,6 @@ Run on a quiet machine.
 """
 
 import argparse
-import json
 import math
 import statistics
 import tempfile
@@ -27,14 +26,20 @@ import torch
 import torch_pruning
 from torch import nn
 
-from benchmarks.commands import CASES, Case, plan_and_export, prepare
+from benchmarks.commands import (
+    CASES,
+    Case,
+    add_common_options,
+    plan_and_export,
+    prepare,
+    write_results,
+)
 from spartan_planner.export.torch_to_onnx import torch_to_onnx
 from spartan_planner.model_names import load_model
 from spartan_planner.onnx_sessions import Session, open_session, session_options
 from spartan_planner.profiling.device import this_device
 
 MODELS = ("resnet50", "mobilenet_v2", "vit_b_16")
-RESULTS = Path(__file__).parent / "results"
 INPUT_SHAPE = (1, 3, 224, 224)
 STEP = 16
 NUM_HALVINGS = 6
@@ -184,16 +189,12 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", default=MODELS, choices=MODELS)
     parser.add_argument("--latency", type=float, nargs="+", default=[50, 30], help="percent")
-    parser.add_argument("--max-seconds", type=float, default=240.0, help="of each profile")
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--keep", type=Path, help="folder in which to keep what was made")
+    add_common_options(parser, num_rounds=30)
     return parser.parse_args()
 
 
 def main() -> None:
     arguments = parse_arguments()
-    arguments.results.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     for name in arguments.models:
         case = CASES[name]
@@ -202,10 +203,9 @@ def main() -> None:
             prepare(case, folder, 1, arguments.max_seconds, with_channels=True)
             for percent in arguments.latency:
                 rows += compare(name, case, folder, percent, arguments.rounds)
-                # What is known so far survives whatever happens to the next model.
-                content = json.dumps([asdict(row) for row in rows], indent=2) + "\n"
-                (arguments.results / "channels.json").write_text(content, "utf-8")
-                (arguments.results / "channels.txt").write_text(table(rows), "utf-8")
+                write_results(
+                    arguments.results, "channels", [asdict(row) for row in rows], table(rows)
+                )
                 print(table(rows[-3:]), flush=True)
 
 

@@ -1,5 +1,6 @@
 """The commands that a user types, run by benchmarks: models, profiles, plans, files, proofs."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+RESULTS = Path(__file__).parent / "results"
 IMAGE = ("--input-shape", "1,3,224,224")
 
 
@@ -78,3 +80,18 @@ def verify(folder: Path, num_rounds: int, *options: object) -> dict[str, Any]:
     against = ("--dense", "dense.onnx", "--plan", "plan.yaml", "--rounds", num_rounds, "--json")
     found: dict[str, Any] = json.loads(command(folder, "verify", "model.onnx", *against, *options))
     return found
+
+
+def add_common_options(parser: argparse.ArgumentParser, num_rounds: int) -> None:
+    """Add the options of all benchmarks that profile models and keep what was made."""
+    parser.add_argument("--max-seconds", type=float, default=240.0, help="of each profile")
+    parser.add_argument("--rounds", type=int, default=num_rounds)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--keep", type=Path, help="folder in which to keep what was made")
+
+
+def write_results(folder: Path, name: str, rows: Sequence[dict[str, Any]], table: str) -> None:
+    """Write rows and their table: after each model, so that they survive a failure of the next."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(rows, indent=2) + "\n", "utf-8")
+    (folder / f"{name}.txt").write_text(table, "utf-8")

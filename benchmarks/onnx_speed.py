@@ -10,19 +10,25 @@ in one shot, export, verify in each runtime.  Run on a quiet machine.
 
 import argparse
 import itertools
-import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import openvino
 
-from benchmarks.commands import CASES, Case, plan_and_export, prepare, verify
+from benchmarks.commands import (
+    CASES,
+    Case,
+    add_common_options,
+    plan_and_export,
+    prepare,
+    verify,
+    write_results,
+)
 from spartan_planner.profiling.device import this_device
 
 MODELS = ("resnet50", "vit_b_16")
 RUNTIMES = ("onnxruntime", "openvino")
-RESULTS = Path(__file__).parent / "results"
 NEVER_SLOWER = "latency=100%"
 
 
@@ -74,16 +80,12 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--runtimes", nargs="+", default=RUNTIMES, choices=RUNTIMES)
-    parser.add_argument("--max-seconds", type=float, default=240.0, help="of each profile")
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--keep", type=Path, help="folder in which to keep what was made")
+    add_common_options(parser, num_rounds=30)
     return parser.parse_args()
 
 
 def main() -> None:
     arguments = parse_arguments()
-    arguments.results.mkdir(parents=True, exist_ok=True)
     print(f"openvino {openvino.__version__}")
     results: list[dict[str, object]] = []
     for name, threads in itertools.product(arguments.models, arguments.threads):
@@ -93,10 +95,7 @@ def main() -> None:
             for density in arguments.density:
                 for row in measure(name, CASES[name], folder, density, arguments):
                     results.append(row)
-                    # What is known so far survives whatever happens to the next model.
-                    content = json.dumps(results, indent=2) + "\n"
-                    (arguments.results / "onnx_speed.json").write_text(content, "utf-8")
-                    (arguments.results / "onnx_speed.txt").write_text(table(results), "utf-8")
+                    write_results(arguments.results, "onnx_speed", results, table(results))
                     print(table(results[-1:]), flush=True)
 
 

@@ -8,13 +8,18 @@ in one shot, export, verify.  Run on a quiet machine.
 """
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 
-from benchmarks.commands import CASES, Case, plan_and_export, prepare, verify
-
-RESULTS = Path(__file__).parent / "results"
+from benchmarks.commands import (
+    CASES,
+    Case,
+    add_common_options,
+    plan_and_export,
+    prepare,
+    verify,
+    write_results,
+)
 
 
 def measure(name: str, case: Case, folder: Path, percent: float, rounds: int) -> dict[str, object]:
@@ -57,16 +62,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("models", nargs="*", default=list(CASES), choices=list(CASES))
     parser.add_argument("--latency", type=float, nargs="*", help="percent; by default per model")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--max-seconds", type=float, default=240.0, help="of each profile")
-    parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--keep", type=Path, help="folder in which to keep what was made")
+    add_common_options(parser, num_rounds=40)
     return parser.parse_args()
 
 
 def main() -> None:
     arguments = parse_arguments()
-    arguments.results.mkdir(parents=True, exist_ok=True)
     results: list[dict[str, object]] = []
     for name in arguments.models:
         case = CASES[name]
@@ -75,10 +76,7 @@ def main() -> None:
             prepare(case, folder, arguments.threads, arguments.max_seconds)
             for percent in arguments.latency or [case.latency_percent]:
                 results.append(measure(name, case, folder, percent, arguments.rounds))
-                # What is known so far survives whatever happens to the next model.
-                content = json.dumps(results, indent=2) + "\n"
-                (arguments.results / "promised_latency.json").write_text(content, "utf-8")
-                (arguments.results / "promised_latency.txt").write_text(table(results), "utf-8")
+                write_results(arguments.results, "promised_latency", results, table(results))
                 print(table(results[-1:]), flush=True)
 
 
